@@ -1,0 +1,121 @@
+# Copyright: (c) 2026, ConnectIn operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+    name: brief
+    type: stdout
+    short_description: One line a phase, messages as text
+    version_added: 0.1.0
+    description:
+      - Prints one line for each play with the time since the start, messages of C(debug) as plain text, and every failure.
+      - With C(-v) or more it is Ansible's default output.
+    extends_documentation_fragment:
+      - default_callback
+      - result_format_callback
+    requirements:
+      - set as C(stdout_callback = connectin.rollback.brief) in configuration
+"""
+
+import time
+
+from ansible.plugins.callback.default import CallbackModule as Default
+
+
+class CallbackModule(Default):
+    """Ansible's default output at ``-v``; without it only what an operator under stress wants to read."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "connectin.rollback.brief"
+
+    def __init__(self):
+        super().__init__()
+        self._began = time.monotonic()
+        self._said = None
+
+    def _quiet(self) -> bool:
+        return self._display.verbosity == 0
+
+    def v2_playbook_on_play_start(self, play):
+        if not self._quiet():
+            return super().v2_playbook_on_play_start(play)
+        self._play = play
+        name = play.get_name().strip()
+        self._display.display(f"[{time.monotonic() - self._began:6.1f} s] {name}")
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        if not self._quiet():
+            super().v2_playbook_on_task_start(task, is_conditional)
+
+    def _print_task_banner(self, task):
+        if not self._quiet():
+            super()._print_task_banner(task)
+
+    def v2_playbook_on_include(self, included_file):
+        if not self._quiet():
+            super().v2_playbook_on_include(included_file)
+
+    def v2_runner_on_ok(self, result):
+        if not self._quiet():
+            return super().v2_runner_on_ok(result)
+        self._handle_warnings(result.result)
+        if result.task.action.rpartition(".")[2] == "debug" and "results" not in result.result:
+            self._text(result.result.get("msg"))
+
+    def v2_runner_item_on_ok(self, result):
+        if not self._quiet():
+            return super().v2_runner_item_on_ok(result)
+        if result.task.action.rpartition(".")[2] == "debug":
+            self._text(result.result.get("msg"))
+
+    def v2_runner_on_skipped(self, result):
+        if not self._quiet():
+            super().v2_runner_on_skipped(result)
+
+    def v2_runner_item_on_skipped(self, result):
+        if not self._quiet():
+            super().v2_runner_item_on_skipped(result)
+
+    def v2_runner_on_failed(self, result, ignore_errors=False):
+        if not self._quiet():
+            return super().v2_runner_on_failed(result, ignore_errors)
+        self._handle_warnings(result.result)
+        action = result.task.action.rpartition(".")[2]
+        message = result.result.get("msg") or result.result.get("stderr") or "failed"
+        if action in ("fail", "assert"):
+            # A refusal or an outcome: its text is the message, said once for all hosts.
+            if message != self._said:
+                self._text(message, color="red")
+                self._said = message
+        else:
+            self._text(f"{result.host.get_name()}: {result.task.get_name()}: {message}", color="red")
+
+    def v2_runner_on_unreachable(self, result):
+        if not self._quiet():
+            return super().v2_runner_on_unreachable(result)
+        self._text(f"{result.host.get_name()}: unreachable: {result.result.get('msg')}", color="bright red")
+
+    def v2_runner_retry(self, result):
+        if not self._quiet():
+            super().v2_runner_retry(result)
+
+    def v2_playbook_on_stats(self, stats):
+        if not self._quiet():
+            return super().v2_playbook_on_stats(stats)
+        for host in sorted(stats.processed):
+            summary = stats.summarize(host)
+            self._display.display(
+                "  ".join(
+                    [
+                        f"{host:<12}",
+                        *(f"{key}={summary[key]}" for key in ("ok", "changed", "unreachable", "failures", "rescued")),
+                    ]
+                )
+            )
+
+    def _text(self, message, color=None):
+        lines = message if isinstance(message, list) else str(message).splitlines()
+        for line in lines:
+            self._display.display(f"           {line}".rstrip(), color=color)

@@ -1,0 +1,218 @@
+# Copyright: (c) 2026, ConnectIn operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from typing import Any, Mapping, Sequence
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _report, _verify
+
+
+def _options(raw: Mapping[str, Any]) -> _plan.Options:
+    if raw["policy"] not in ("auto", "keep", "down"):
+        raise AnsibleFilterError(f"rollback_migrations is auto, keep or down, not {raw['policy']!r}")
+    return _plan.Options(**{**raw, "parts": tuple(raw["parts"]), "missing": tuple(raw.get("missing") or ())})
+
+
+def make_plan(
+    stacks: Mapping[str, Any], database: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    return _plan.make_plan(stacks, database, _options(options))
+
+
+def plan_runner(stacks: Mapping[str, Any], wanted: str = "") -> str:
+    """Return the host that talks to the database: the one named, else the first that could be read."""
+    if wanted:
+        return wanted
+    return next(
+        (
+            host
+            for host, stack in stacks.items()
+            if stack.get("services") is not None and not stack.get("unreachable") and not stack.get("failed")
+        ),
+        "",
+    )
+
+
+def known_migrations(stacks: Mapping[str, Any], release: str) -> list[str] | None:
+    """Return the migrations the target contains; without a target, those that every recorded release contains."""
+    good = {host: stack for host, stack in stacks.items() if stack.get("services") is not None}
+    if release:
+        return _plan.target_migrations(good, release)
+    recorded = [
+        set(entry["migrations"])
+        for stack in good.values()
+        for entry in stack["ledger"]["releases"]
+        if entry.get("migrations") is not None
+    ]
+    return sorted(set.intersection(*recorded)) if recorded else None
+
+
+def _verify_problems(reading: Mapping[str, Any], plan: Mapping[str, Any], host: str, artifact: str = "") -> list[str]:
+    return _verify.problems(plan, host, reading, artifact)
+
+
+def _first_lines(result: Mapping[str, Any], limit: int = 3) -> str:
+    """Return what a failed task said, short enough for a table."""
+    text = result.get("msg") or ""
+    extra = result.get("stderr") or result.get("stdout") or ""
+    said = [line.strip() for line in f"{text}\n{extra}".splitlines() if line.strip()]
+    return " | ".join(dict.fromkeys(said[:limit])) or "the task failed without a message"
+
+
+def _log_errors(lines: Sequence[str], pattern: str) -> list[str]:
+    expression = re.compile(pattern)
+    return [line for line in lines if expression.search(line)]
+
+
+def collect(hostvars: Mapping[str, Any], hosts: Sequence[str], name: str) -> dict[str, Any]:
+    """Return {host: value} of one variable, for the hosts that have it."""
+    found = {}
+    for host in hosts:
+        variables = hostvars[host]
+        if name in variables:
+            found[host] = variables[name]
+    return found
+
+
+def stack_addresses(stacks: Mapping[str, Any], host: str) -> dict[str, str]:
+    """Return the container address of every service of the stack on a host, as prisma_migration's ``resolve`` takes it."""
+    containers = (stacks.get(host) or {}).get("containers") or {}
+    return {service: addresses[0] for service, addresses in containers.items() if addresses}
+
+
+def rotation_doubts(excluded: Sequence[str], drained: Sequence[str], stats: str = "") -> dict[str, str]:
+    """Return {host: doubt} for excluded hosts; '' when the load balancer, or the operator, says it is out of rotation.
+
+    ``stats`` is HAProxy's statistics page as CSV (management guide, section 9.1: svname and status).
+    """
+    doubts = {}
+    rows = list(csv.DictReader(io.StringIO(stats.lstrip("# ")))) if stats else []
+    for host in excluded:
+        states = {row.get("status", "") for row in rows if row.get("svname") == host}
+        if host in drained:
+            doubts[host] = ""
+        elif not rows:
+            doubts[host] = "nothing confirms that it is out of rotation (rollback_rotation_url is not set)"
+        elif not states:
+            doubts[host] = "the load balancer has no server of that name"
+        elif all(state.startswith(("MAINT", "DRAIN")) for state in states):
+            doubts[host] = ""
+        else:
+            seen = ", ".join(sorted(states))
+            doubts[host] = f"the load balancer says {seen}: it would serve again as soon as it answers"
+    return doubts
+
+
+def image_services(wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the Compose services that name the images of a plan's ``{key, value}`` items, for one pull of all."""
+    return {item["key"]: {"image": item["value"]["image"]} for item in wanted}
+
+
+def image_tags(wanted: Sequence[Mapping[str, Any]], release: str) -> dict[str, str]:
+    """Return {service: release} for a plan's ``{key, value}`` items, as compose_image takes it."""
+    return {item["key"]: release for item in wanted}
+
+
+def poll_failures(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return ``{host, text}`` for every endpoint that health_poll did not find ready; its own failure counts for all."""
+    failed = result.get("failed")
+    if isinstance(failed, list):
+        return [{"host": e["host"], "text": f"{e['name']} at {e['url']}: {e['reason']}"} for e in failed]
+    return [{"host": "fleet", "text": _first_lines(result)}]
+
+
+def failures_by_host(
+    failures: Mapping[str, Mapping[str, str]], planned: Sequence[str], alive: Sequence[str]
+) -> dict[str, list[dict[str, str]]]:
+    """Return {host: [{phase, message}]}; a planned host that is no longer in the run was lost."""
+    found = {host: [dict(failure)] for host, failure in failures.items()}
+    for host in planned:
+        if host not in alive and host not in found:
+            found[host] = [{"phase": "Switch", "message": "the host was lost"}]
+    return found
+
+
+def ledger_services(stack: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return what release_ledger keeps of each running service: image, digest, image_id, build_id."""
+    found = {}
+    for name, service in (stack.get("services") or {}).items():
+        running = service.get("running") or {}
+        digest = next((str(known).rpartition("@")[2] for known in running.get("repo_digests") or ()), "")
+        found[name] = {
+            "image": running.get("image") or "",
+            "digest": digest,
+            "image_id": running.get("image_id") or "",
+            "build_id": service.get("build_id") or "",
+        }
+    return found
+
+
+def running_release(stack: Mapping[str, Any]) -> str:
+    """Return the release that a host's containers run by their tags, or '' when they differ."""
+    tags = {
+        _plan.image_tag((service.get("running") or {}).get("image") or "") for service in stack["services"].values()
+    }
+    return tags.pop() if len(tags) == 1 else ""
+
+
+def adoption_doubts(stacks: Mapping[str, Mapping[str, Any]], release: str, verdict: str) -> list[str]:
+    """Return why the fleet cannot be recorded as one release, per host; [] when it can."""
+    doubts = []
+    seen = {}
+    for host, stack in stacks.items():
+        if stack.get("unreachable") or stack.get("services") is None:
+            doubts.append(f"  {host}: it could not be read")
+            continue
+        doubts += [f"  {host}: {entry['message']}; next: {entry['next']}" for entry in stack["refusals"]]
+        seen[host] = running_release(stack)
+        for name, service in stack["services"].items():
+            running = service.get("running") or {}
+            if running.get("state") != "running":
+                doubts.append(f"  {host}: {name} does not run ({running.get('state') or 'no container'})")
+            status = (service.get("health") or {}).get("status")
+            if verdict == "good" and status != 200:
+                doubts.append(
+                    f"  {host}: {name} answers {status or 'nothing'}; next: -e rollback_verdict=bad, or mend it"
+                )
+        if release and seen[host] and seen[host] != release:
+            doubts.append(f"  {host}: its containers run {seen[host]}, not {release}")
+        if not release and not seen[host]:
+            doubts.append(f"  {host}: its containers run different tags; next: -e release=<release>")
+    if len(set(seen.values())) > 1:
+        doubts.append("  the hosts run different releases: " + ", ".join(f"{host} {tag}" for host, tag in seen.items()))
+    return doubts
+
+
+class FilterModule:
+    """The decisions of the collection, for its own roles."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "make_plan": make_plan,
+            "collect": collect,
+            "poll_failures": poll_failures,
+            "failures_by_host": failures_by_host,
+            "ledger_services": ledger_services,
+            "running_release": running_release,
+            "adoption_doubts": adoption_doubts,
+            "image_services": image_services,
+            "image_tags": image_tags,
+            "stack_addresses": stack_addresses,
+            "rotation_doubts": rotation_doubts,
+            "plan_runner": plan_runner,
+            "known_migrations": known_migrations,
+            "plan_lines": _report.plan_lines,
+            "refusal_lines": _report.refusal_lines,
+            "outcome": _report.outcome,
+            "outcome_lines": _report.outcome_lines,
+            "report": _report.report,
+            "verify_endpoints": _verify.endpoints,
+            "verify_problems": _verify_problems,
+            "first_lines": _first_lines,
+            "log_errors": _log_errors,
+        }

@@ -1,0 +1,193 @@
+# Copyright: (c) 2026, ConnectIn operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One connection to PostgreSQL over psycopg 3 or psycopg2, with the same behaviour over both.
+
+The connection is in autocommit mode: every BEGIN and COMMIT is one that the caller wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from ansible_collections.connectin.rollback.plugins.module_utils import _database_url
+from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
+
+APPLICATION_NAME = "connectin.rollback"
+
+ARGUMENTS: dict[str, Any] = {
+    "database_url": {"type": "str", "no_log": True},
+    "env_file": {"type": "path"},
+    "env_variable": {"type": "str", "default": "DATABASE_URL"},
+    "schema": {"type": "str", "default": ""},
+    "resolve": {"type": "dict", "default": {}},
+    "connect_timeout": {"type": "int", "default": 10},
+}
+CONSTRAINTS: dict[str, Any] = {
+    "mutually_exclusive": [("database_url", "env_file")],
+    "required_one_of": [("database_url", "env_file")],
+}
+
+
+class DatabaseError(PrismaError):
+    """What PostgreSQL answered. ``position`` is the 1-based character in the statement, ``lost`` a dead connection."""
+
+    def __init__(
+        self, message: str, sqlstate: str = "", detail: str = "", hint: str = "", position: int = 0, lost: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.detail = detail
+        self.hint = hint
+        self.position = position
+        self.lost = lost
+
+
+def target_from(params: Mapping[str, Any]) -> _database_url.Target:
+    """The connection that the module's parameters name."""
+    if params["database_url"]:
+        return _database_url.parse(params["database_url"], params["resolve"])
+    path = params["env_file"]
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as handle:
+            text = handle.read()
+    except OSError as error:
+        raise PrismaError(
+            f"Cannot read env_file {path}: {error.strerror}. It is read on the host where this task runs, as the user "
+            "that runs it; become: true is needed for a file of root."
+        ) from None
+    return _database_url.parse(_database_url.read_env(text, params["env_variable"], path), params["resolve"])
+
+
+def _import_driver() -> tuple[Any, int]:
+    try:
+        import psycopg
+
+        return psycopg, 3
+    except ImportError:
+        pass
+    try:
+        import psycopg2
+
+        return psycopg2, 2
+    except ImportError:
+        raise PrismaError(
+            "No PostgreSQL driver on the host that runs this task: neither psycopg nor psycopg2 can be imported. "
+            "Install one there: apt-get install python3-psycopg"
+        ) from None
+
+
+class Database:
+    """An open connection. Rows come back as dictionaries; notices pile up in ``notices`` until they are taken."""
+
+    def __init__(self, target: _database_url.Target, connect_timeout: int = 10) -> None:
+        self.target = target
+        self._module, self._major = _import_driver()
+        self._pending: list[str] = []
+        params = {
+            **target.params,
+            "connect_timeout": str(connect_timeout),
+            "application_name": APPLICATION_NAME,
+            # In the start-up packet, so that RESET ALL inside a script cannot change it.
+            "client_encoding": "UTF8",
+        }
+        try:
+            self._raw = self._module.connect(**params)
+        except self._module.Error as error:
+            raise DatabaseError(
+                f"Cannot connect to the database {target.where}: {self._mask(str(error))}. "
+                "Check that the server runs and that the URL's host can be reached from the host this task runs on.",
+                sqlstate=getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "",
+                lost=True,
+            ) from None
+        self._raw.autocommit = True
+        if self._major == 3:
+            # PgBouncer in transaction mode would not find a prepared statement again.
+            self._raw.prepare_threshold = None
+            self._raw.add_notice_handler(lambda diag: self._pending.append(f"{diag.severity}: {diag.message_primary}"))
+
+    @property
+    def driver(self) -> str:
+        return f"{self._module.__name__} {self._module.__version__.split(' ')[0]}"
+
+    @property
+    def alive(self) -> bool:
+        return not self._raw.closed
+
+    @property
+    def in_transaction(self) -> bool:
+        """Inside a transaction that has not failed."""
+        return int(self._raw.info.transaction_status) == 2
+
+    def execute(self, sql: str, params: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+        """Run one statement; with ``params`` its placeholders are ``%s``, without them ``%`` is itself."""
+        cursor = self._raw.cursor()
+        try:
+            cursor.execute(sql, params)
+            if cursor.description is None:
+                return []
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row)) for row in cursor.fetchall()]
+        except self._module.Error as error:
+            raise self._translate(error) from None
+        finally:
+            cursor.close()
+
+    def run(self, sql: str) -> str:
+        """Run one statement for its effect, whatever it returns; gives PostgreSQL's command tag."""
+        cursor = self._raw.cursor()
+        try:
+            cursor.execute(sql)
+            return cursor.statusmessage or ""
+        except self._module.Error as error:
+            raise self._translate(error) from None
+        finally:
+            cursor.close()
+
+    def value(self, sql: str, params: Sequence[Any] | None = None) -> Any:
+        """The first column of the first row."""
+        rows = self.execute(sql, params)
+        return next(iter(rows[0].values())) if rows else None
+
+    def rollback(self) -> None:
+        """End the transaction without its effects; a dead connection has done so by itself."""
+        if self.alive and int(self._raw.info.transaction_status) != 0:
+            try:
+                self.run("ROLLBACK")
+            except DatabaseError:
+                self.close()
+
+    def take_notices(self) -> list[str]:
+        """The server's notices and warnings since the last call, such as what a CASCADE took."""
+        if self._major == 2:
+            self._pending.extend(" ".join(notice.split()) for notice in self._raw.notices)
+            del self._raw.notices[:]
+        taken, self._pending = self._pending, []
+        return taken
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def _mask(self, text: str) -> str:
+        text = " ".join(text.split())
+        for secret in {self.target.password, quote(self.target.password, safe="")} - {""}:
+            text = text.replace(secret, "********")
+        return text
+
+    def _translate(self, error: Any) -> DatabaseError:
+        diag = getattr(error, "diag", None)
+        sqlstate = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
+        detail = getattr(diag, "message_detail", None) or ""
+        # Classes 22 and 23 quote the row in their detail: users' data has no place in a log of operations.
+        if sqlstate[:2] in ("22", "23") and detail:
+            detail = "withheld, because it quotes the row; PostgreSQL's own log has it"
+        position = getattr(diag, "statement_position", None)
+        return DatabaseError(
+            self._mask(getattr(diag, "message_primary", None) or str(error)),
+            sqlstate=sqlstate,
+            detail=self._mask(detail),
+            hint=self._mask(getattr(diag, "message_hint", None) or ""),
+            position=int(position) if position else 0,
+            lost=not self.alive or sqlstate[:2] in ("08", "57") and sqlstate not in ("57014",),
+        )

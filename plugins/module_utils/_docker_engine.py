@@ -1,0 +1,162 @@
+# Copyright: (c) 2026, ConnectIn operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The Docker Engine's API over its unix socket: one connection, reads only."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import socket
+import tarfile
+import urllib.parse
+from typing import Any
+
+DEFAULT_SOCKET = "/var/run/docker.sock"
+# A build id is a line; whatever is larger is not one, and must not fill this process.
+FILE_LIMIT = 64 * 1024
+
+
+class EngineError(Exception):
+    """A request failed; ``kind`` is ``down``, ``permission``, ``remote`` or ``http``; ``status`` is 0 without one."""
+
+    def __init__(self, kind: str, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Open the socket; OSError says why it cannot be."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def socket_path(docker_host: str) -> str:
+    """The socket that DOCKER_HOST names ('' is the default one). Raises EngineError when it names no unix socket."""
+    if not docker_host:
+        return DEFAULT_SOCKET
+    if docker_host.startswith("unix://"):
+        return docker_host[len("unix://") :]
+    raise EngineError("remote", f"DOCKER_HOST is {docker_host.split('@')[-1]}, not a unix socket")
+
+
+class Engine:
+    """Reads of one engine. Every method raises EngineError; a missing object is None, not an error."""
+
+    def __init__(self, path: str, timeout: float = 10.0) -> None:
+        self.path = path
+        self._connection = _UnixConnection(path, timeout)
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._connection.close()
+
+    def version(self) -> str:
+        """The engine's version, like ``26.1.5``."""
+        return str(_mapping(self._json("/version")).get("Version") or "")
+
+    def root_dir(self) -> str:
+        """The directory that holds images and volumes."""
+        return str(_mapping(self._json("/info")).get("DockerRootDir") or "")
+
+    def containers(self, label: str) -> list[dict[str, Any]]:
+        """All containers with the label (``key`` or ``key=value``), whatever their state, as inspected."""
+        filters = json.dumps({"label": [label]})
+        listed = self._json(f"/containers/json?all=1&filters={urllib.parse.quote(filters)}")
+        found = []
+        for entry in listed if isinstance(listed, list) else []:
+            # One that went away since it was listed is no longer of interest.
+            container = self.container(entry["Id"])
+            if container is not None:
+                found.append(container)
+        return found
+
+    def container(self, identifier: str) -> dict[str, Any] | None:
+        """What ``docker container inspect`` shows."""
+        return self._json(f"/containers/{identifier}/json", missing_is_none=True)
+
+    def image(self, reference: str) -> dict[str, Any] | None:
+        """What ``docker image inspect`` shows, None when it is not local."""
+        return self._json(f"/images/{_name(reference)}/json", missing_is_none=True)
+
+    def distribution_digest(self, reference: str, auth: str) -> str:
+        """The digest that the registry has for a reference. ``auth`` is the content of X-Registry-Auth, or ''."""
+        headers = {"X-Registry-Auth": auth} if auth else {}
+        answer = _mapping(self._json(f"/distribution/{_name(reference)}/json", headers))
+        return str(_mapping(answer.get("Descriptor")).get("digest") or "")
+
+    def read_file(self, container: str, path: str) -> str | None:
+        """The text of a file in a container, running or not; one symbolic link is followed. None when there is none."""
+        for _attempt in range(2):
+            query = urllib.parse.urlencode({"path": path})
+            status, body = self._request("GET", f"/containers/{container}/archive?{query}", limit=FILE_LIMIT * 2)
+            if status != 200:
+                return None
+            try:
+                with tarfile.open(fileobj=io.BytesIO(body), mode="r:") as archive:
+                    member = archive.next()
+                    if member is None:
+                        return None
+                    if member.issym():
+                        path = urllib.parse.urljoin(path, member.linkname)
+                        continue
+                    content = archive.extractfile(member) if member.isfile() else None
+                    return content.read(FILE_LIMIT).decode("utf-8", errors="replace") if content else None
+            except tarfile.TarError:
+                return None
+        return None
+
+    def _json(self, path: str, headers: dict[str, str] | None = None, missing_is_none: bool = False) -> Any:
+        status, body = self._request("GET", path, headers)
+        if status == 404 and missing_is_none:
+            return None
+        try:
+            answer = json.loads(body) if body else {}
+        except ValueError:
+            answer = body.decode("utf-8", errors="replace")
+        if status >= 400:
+            raise EngineError("http", _message(answer) or f"status {status}", status)
+        return answer
+
+    def _request(
+        self, method: str, path: str, headers: dict[str, str] | None = None, limit: int = -1
+    ) -> tuple[int, bytes]:
+        try:
+            self._connection.request(method, path, headers=headers or {})
+            response = self._connection.getresponse()
+            body = response.read() if limit < 0 else response.read(limit)
+            if not response.isclosed():
+                # The rest of an answer that is too large is not wanted: the next request gets a new connection.
+                self._connection.close()
+            return response.status, body
+        except PermissionError as error:
+            self._connection.close()
+            raise EngineError("permission", f"{self.path}: permission denied") from error
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise EngineError("down", f"{self.path}: {_reason(error)}") from error
+
+
+def _name(reference: str) -> str:
+    return urllib.parse.quote(reference, safe="/:@")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _message(answer: Any) -> str:
+    return str(_mapping(answer).get("message") or "") if isinstance(answer, dict) else str(answer).strip()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return f"{type(error).__name__} {error}".strip()

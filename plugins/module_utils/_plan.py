@@ -1,0 +1,630 @@
+# Copyright: (c) 2026, ConnectIn operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""One plan for the fleet, made from one reading of every host.
+
+Everything here is pure: readings in, plan out. A plan either carries refusals, every reason of every host at once,
+or says what will change where and what that loses. Nothing is decided again after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Sequence
+
+from ansible_collections.connectin.rollback.plugins.module_utils._migration_policy import Choice, choose
+
+# What both git and an image registry accept as a tag (distribution reference grammar: 128 characters at most).
+RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the operator and the inventory say.
+
+    ``components`` maps each host to the parts it carries; ``missing`` are hosts of the fleet that a limit cut off;
+    ``excluded`` maps excluded hosts to "" when out of rotation, else to the reason why that is not shown.
+    """
+
+    release: str
+    parts: tuple[str, ...]
+    policy: str
+    consent: str
+    components: Mapping[str, Sequence[str]]
+    services: Mapping[str, str]  # part -> Compose service
+    run_id: str
+    runner: str = ""
+    missing: tuple[str, ...] = ()
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)  # host -> BUILD_ID of the kept build
+    frontend_source: str = "image"
+    pinned: str = ""  # target of an unfinished run that is taken up again
+
+
+def refusal(host: str, code: str, message: str, then: str) -> dict[str, str]:
+    """Return one reason not to start: where, what, and the next command to type."""
+    return {"host": host, "code": code, "message": message, "next": then}
+
+
+def is_release_name(name: str) -> bool:
+    """Return whether a name can be a git tag and an image tag."""
+    return bool(RELEASE.fullmatch(name)) and ".." not in name and not name.endswith((".", ".lock"))
+
+
+def make_plan(
+    stacks: Mapping[str, Mapping[str, Any]], database: Mapping[str, Any] | None, options: Options
+) -> dict[str, Any]:
+    """Return the plan for readings ``stacks`` (host to the result of stack_info) and ``database``.
+
+    ``database`` is ``{"error": "", "info": {...}}`` from prisma_migration_info, or None when no part needs it.
+    """
+    refusals = _fleet_refusals(options)
+    good: dict[str, Mapping[str, Any]] = {}
+    for host, stack in stacks.items():
+        reasons = _host_refusals(host, stack)
+        refusals += reasons
+        if stack.get("services") is not None and not _lost(stack):
+            good[host] = stack
+    release = _target(good, options, refusals)
+    if release:
+        refusals += _target_refusals(good, release, options)
+    database_plan = _plan_database(good, database, release, options, refusals)
+    coordinator = next((host for host in stacks if host in good), "")
+    hosts = {host: _plan_host(host, stack, release, options, database_plan) for host, stack in good.items()}
+    undo = bool(database_plan["down"])
+    plan: dict[str, Any] = {
+        "release": release,
+        "requested": options.release,
+        "parts": list(options.parts),
+        "run_id": options.run_id,
+        "coordinator": coordinator,
+        "runner": options.runner,
+        "hosts": hosts,
+        "database": database_plan,
+        # The old page on the newer API is the compatible pair; once the writers are stopped the API goes first.
+        "order": [
+            part
+            for part in (("application", "frontend") if undo else ("frontend", "application"))
+            if part in options.parts or (part == "application" and undo)
+        ],
+        "online": not undo,
+        "refusals": _unique(refusals),
+        "warnings": list(database_plan.pop("warnings")) + _warnings(good, options),
+        "changed": undo or any(host["change"] for host in hosts.values()),
+        "candidates": [] if release else candidates(good, database),
+    }
+    plan["digest"] = plan_digest(plan)
+    return plan
+
+
+def plan_digest(plan: Mapping[str, Any]) -> str:
+    """Return a fingerprint of what a plan would do: two readings that give the same one saw the same world."""
+    decided = {
+        "release": plan["release"],
+        "parts": plan["parts"],
+        "down": [choice["name"] for choice in plan["database"]["down"]],
+        "price": plan["database"]["price"],
+        "hosts": {
+            host: [entry["change"], entry["commit"], {n: s["digest"] for n, s in entry["services"].items()}]
+            for host, entry in plan["hosts"].items()
+        },
+    }
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _lost(stack: Mapping[str, Any]) -> bool:
+    return bool(stack.get("unreachable") or stack.get("failed"))
+
+
+def _first_line(text: Any) -> str:
+    lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
+    return lines[0] if lines else "no message"
+
+
+def _host_refusals(host: str, stack: Mapping[str, Any]) -> list[dict[str, str]]:
+    if stack.get("unreachable"):
+        return [
+            refusal(
+                host,
+                "unreachable",
+                f"the host cannot be reached: {_first_line(stack.get('msg'))}",
+                f"ssh to {host}; if it is dead, take it out of rotation and add -e rollback_exclude={host}",
+            )
+        ]
+    if stack.get("failed"):
+        return [_failed_reading(host, stack)]
+    return [refusal(host, r["code"], r["message"], r["next"]) for r in stack.get("refusals") or ()]
+
+
+def _failed_reading(host: str, stack: Mapping[str, Any]) -> dict[str, str]:
+    """Return the refusal for a host on which the reading itself failed: a privilege, or Python, is missing."""
+    said = " ".join(str(stack.get(key) or "") for key in ("msg", "module_stderr", "module_stdout"))
+    if re.search(r"sudo|become|password is required|privilege", said, re.IGNORECASE):
+        return refusal(
+            host,
+            "become_denied",
+            f"root rights cannot be had there: {_first_line(stack.get('msg'))}",
+            "add --ask-become-pass, or allow the user sudo; a user of the docker group may set ansible_become=false",
+        )
+    return refusal(
+        host,
+        "reading_failed",
+        f"the host was reached but not read: {_first_line(said)}",
+        f"ansible -m ansible.builtin.ping {host}",
+    )
+
+
+def _fleet_refusals(options: Options) -> list[dict[str, str]]:
+    found = []
+    if options.missing:
+        cut = ", ".join(options.missing)
+        found.append(
+            refusal(
+                "fleet",
+                "limited",
+                f"the run leaves out {cut}: a part of the fleet on another release is "
+                "what a rollback must not end with",
+                "run it without --limit; for a dead host use -e rollback_exclude=" + ",".join(options.missing),
+            )
+        )
+    for host, doubt in options.excluded.items():
+        if doubt:
+            found.append(
+                refusal(
+                    host,
+                    "exclude_serving",
+                    f"it is excluded, but {doubt}",
+                    f"take {host} out of the load balancer; when nothing can confirm that, say so with -e rollback_drained={host}",
+                )
+            )
+    return found
+
+
+def _target(good: Mapping[str, Mapping[str, Any]], options: Options, refusals: list[dict[str, str]]) -> str:
+    """Return the one release every host resolved, or '' with the refusal added."""
+    if not options.release:
+        refusals.append(
+            refusal("fleet", "release_missing", "no release was named", "choose one below: -e release=<release>")
+        )
+        return ""
+    if options.pinned and options.release not in ("previous", options.pinned):
+        refusals.append(
+            refusal(
+                "fleet",
+                "pinned",
+                f"the run that is taken up again goes to {options.pinned}, not to {options.release}",
+                f"-e release={options.pinned}",
+            )
+        )
+    if options.release != "previous":
+        if is_release_name(options.release):
+            return options.release
+        refusals.append(
+            refusal(
+                "fleet",
+                "tag_malformed",
+                f"{options.release!r} cannot be a release: git and registry tags are letters, "
+                "digits, '.', '_' and '-', 128 at most",
+                "ansible-playbook rollback_full.yml   (lists the releases)",
+            )
+        )
+        return ""
+    if options.pinned:
+        return options.pinned
+    targets = {host: stack.get("target") or "" for host, stack in good.items()}
+    known = sorted(set(targets.values()) - {""})
+    if len(known) > 1:
+        table = ", ".join(f"{host}: {target or 'none'}" for host, target in targets.items())
+        refusals.append(
+            refusal(
+                "fleet",
+                "previous_disagrees",
+                f"the hosts do not agree on what 'previous' is ({table})",
+                "name it: -e release=<release>",
+            )
+        )
+        return ""
+    return known[0] if known else ""
+
+
+def _target_refusals(good: Mapping[str, Mapping[str, Any]], release: str, options: Options) -> list[dict[str, str]]:
+    found = []
+    if "database" in options.parts and len(options.parts) > 1:
+        commits = {host: stack["git"].get("target_commit") or "" for host, stack in good.items()}
+        newest = Counter(commit for commit in commits.values() if commit).most_common(1)
+        for host, commit in commits.items():
+            if any(r["code"].startswith(("git_", "tag_", "project_")) for r in good[host].get("refusals") or ()):
+                continue
+            if not commit and not good[host]["git"].get("target_on_remote"):
+                found.append(
+                    refusal(
+                        host,
+                        "tag_unknown",
+                        f"the checkout has no tag {release}" + (", other hosts have it" if newest else ""),
+                        f"git -C <project> fetch --tags on {host}; or choose another release",
+                    )
+                )
+            elif newest and commit and commit != newest[0][0]:
+                found.append(
+                    refusal(
+                        host,
+                        "tag_moved",
+                        f"the tag {release} is commit {commit[:12]} there, {newest[0][0][:12]} on other hosts",
+                        f"git -C <project> fetch --tags --force on {host}",
+                    )
+                )
+    digests: dict[str, Counter[str]] = {}
+    for stack in good.values():
+        for name, service in stack["services"].items():
+            if service.get("target_digest"):
+                digests.setdefault(name, Counter())[service["target_digest"]] += 1
+    for name, seen in digests.items():
+        if len(seen) > 1:
+            found.append(
+                refusal(
+                    "fleet",
+                    "digest_disagrees",
+                    f"{release} of {name} is not the same image on every host: {', '.join(seen)}",
+                    "compare them with: docker image inspect --format '{{.RepoDigests}}' <image>",
+                )
+            )
+    if "frontend" in options.parts and options.frontend_source == "artifact":
+        for host in good:
+            if "frontend" in options.components[host] and not options.artifacts.get(host):
+                found.append(
+                    refusal(
+                        host,
+                        "artifact_missing",
+                        f"no kept build of {release} (a folder with .next/BUILD_ID)",
+                        "choose a release whose build is kept, or rollback_frontend_source=image",
+                    )
+                )
+    return found
+
+
+def _plan_database(
+    good: Mapping[str, Mapping[str, Any]],
+    database: Mapping[str, Any] | None,
+    release: str,
+    options: Options,
+    refusals: list[dict[str, str]],
+) -> dict[str, Any]:
+    """Return what happens to each migration; refusals are added to the list."""
+    plan: dict[str, Any] = {
+        "reachable": True,
+        "needed": database is not None,
+        "down": [],
+        "keep": [],
+        "price": [],
+        "warnings": [],
+        "before": [],
+        "target_migrations": None,
+        "addresses": {},
+    }
+    if database is None:
+        return plan
+    target_known = target_migrations(good, release)
+    plan["target_migrations"] = target_known
+    if database.get("error"):
+        _unreachable_database(good, database, release, options, target_known, plan, refusals)
+        return plan
+    info = database["info"]
+    plan["before"] = list(info["applied"])
+    if not release:
+        return plan
+    if not info.get("initialized", True):
+        refusals.append(
+            refusal(
+                options.runner,
+                "history_missing",
+                "the database has no _prisma_migrations table where Prisma looks for it",
+                "check DATABASE_URL and its ?schema=, or set rollback_migrations_path: ''",
+            )
+        )
+        return plan
+    if target_known is None:
+        refusals.append(
+            refusal(
+                options.runner,
+                "target_unknown",
+                f"nobody knows which migrations {release} contains: its tag is on no host and no ledger lists it",
+                "git -C <project> fetch --tags on any host",
+            )
+        )
+        return plan
+    rows = {migration["name"]: migration for migration in info["migrations"]}
+    pending = [name for name in target_known if rows.get(name, {}).get("state") not in ("applied", "failed")]
+    if pending:
+        refusals.append(
+            refusal(
+                options.runner,
+                "forward",
+                f"{release} needs migrations that are not applied ({', '.join(pending)}): going there is a deploy, not a rollback",
+                "deploy it with your pipeline",
+            )
+        )
+    choices = choose([rows[name] for name in info["unknown_to_target"]], options.policy)
+    down = [choice for choice in choices if choice.action == "down"]
+    plan["down"] = [choice.as_dict() for choice in down]
+    plan["keep"] = [choice.as_dict() for choice in choices if choice.action == "keep"]
+    plan["price"] = [dict(entry, migration=choice.name) for choice in down for entry in choice.price]
+    for choice in down:
+        for problem in rows[choice.name].get("problems") or ():
+            refusals.append(refusal(options.runner, problem["code"], problem["message"], problem["next"]))
+    refusals += _consent(plan["price"], release, options)
+    refusals += _boundary(good, down, release, options)
+    if not info.get("parser") and choices:
+        plan["warnings"].append(
+            f"pglast is not on {options.runner}: no migration counts as additive, and what would be lost is not counted"
+        )
+    return plan
+
+
+def _unreachable_database(
+    good: Mapping[str, Mapping[str, Any]],
+    database: Mapping[str, Any],
+    release: str,
+    options: Options,
+    target_known: Sequence[str] | None,
+    plan: dict[str, Any],
+    refusals: list[dict[str, str]],
+) -> None:
+    """Stop, unless the ledger says that both releases share their last migration: then the database is not touched."""
+    plan["reachable"] = False
+    running = set()
+    for stack in good.values():
+        ledger = stack["ledger"]
+        entry = next((r for r in ledger["releases"] if r["release"] == ledger["current"]), None)
+        running.add(tuple(entry["migrations"]) if entry and entry.get("migrations") is not None else None)
+    same = (
+        len(running) == 1
+        and None not in running
+        and target_known is not None
+        and set(next(iter(running))) == set(target_known)
+    )
+    if release and same and "application" in options.parts:
+        plan["warnings"].append(
+            f"the database cannot be read ({_first_line(database['error'])}); {release} and the running release share their last "
+            "migration, so it is not touched"
+        )
+        return
+    refusals.append(
+        refusal(
+            options.runner or "fleet",
+            str(database.get("code") or "database_unreachable"),
+            _first_line(database["error"]),
+            str(
+                database.get("next")
+                or "check that the database runs and that DATABASE_URL in .env is right; a rollback does not cure a database that is down"
+            ),
+        )
+    )
+
+
+def _consent(price: Sequence[Mapping[str, Any]], release: str, options: Options) -> list[dict[str, str]]:
+    if not price or options.consent == release:
+        return []
+    lost = "; ".join(loss_text(entry) for entry in price)
+    said = f", and the consent given is for {options.consent!r}" if options.consent else ""
+    return [
+        refusal(
+            "database",
+            "data_loss",
+            f"going to {release} loses data: {lost}{said}",
+            f"if that may be lost: -e rollback_confirm_data_loss={release}",
+        )
+    ]
+
+
+def loss_text(entry: Mapping[str, Any]) -> str:
+    """Return one loss as an operator reads it: ``3 rows of public.reactions (drop_table)``."""
+    count = entry.get("count")
+    amount = "an unknown number of rows" if count is None else f"{count} row{'' if count == 1 else 's'}"
+    return f"{amount} of {entry.get('object') or 'unknown'} ({str(entry.get('kind') or 'unknown').replace('_', ' ')})"
+
+
+def _boundary(
+    good: Mapping[str, Mapping[str, Any]], down: Sequence[Choice], release: str, options: Options
+) -> list[dict[str, str]]:
+    """Refuse a part rollback that would leave application and schema of different releases."""
+    if not down or set(options.parts) >= {"application", "database"}:
+        return []
+    full = f"ansible-playbook rollback_full.yml -e release={release}"
+    if "database" not in options.parts:
+        return [
+            refusal(
+                "fleet",
+                "boundary",
+                f"{release} needs the schema without {', '.join(c.name for c in down)}: {down[-1].reason}",
+                full,
+            )
+        ]
+    name = options.services["application"]
+    ahead = [
+        host
+        for host, stack in good.items()
+        if "application" in options.components[host] and _runs_other(stack["services"].get(name))
+    ]
+    if ahead:
+        return [
+            refusal(
+                "fleet",
+                "boundary",
+                f"{name} on {', '.join(ahead)} does not run {release} and needs the migrations that would go down",
+                full,
+            )
+        ]
+    return []
+
+
+def _runs_other(service: Mapping[str, Any] | None) -> bool:
+    running = (service or {}).get("running")
+    return bool(running and running.get("state") == "running" and not _is_target(service or {}))
+
+
+def _is_target(service: Mapping[str, Any]) -> bool:
+    """Return whether the running container's image is the target's, by digest; by image name where nothing was pulled."""
+    running = service.get("running") or {}
+    digest = service.get("target_digest")
+    if digest:
+        return (
+            any(str(known).endswith(f"@{digest}") for known in running.get("repo_digests") or ())
+            or running.get("image_id") == digest
+        )
+    return bool(service.get("target_image")) and running.get("image") == service.get("target_image")
+
+
+def target_migrations(good: Mapping[str, Mapping[str, Any]], release: str) -> list[str] | None:
+    """Return the names the target contains: from a checkout that has its commit, else from a ledger; None if nobody knows."""
+    for stack in good.values():
+        if stack["git"].get("target_migrations") is not None:
+            return list(stack["git"]["target_migrations"])
+    for stack in good.values():
+        for entry in stack["ledger"]["releases"]:
+            if entry["release"] == release and entry.get("migrations") is not None:
+                return list(entry["migrations"])
+    return None
+
+
+def _plan_host(
+    host: str, stack: Mapping[str, Any], release: str, options: Options, database_plan: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what changes on one host. ``change`` is false when the target already runs there, as far as asked."""
+    git = stack["git"]
+    services: dict[str, Any] = {}
+    for part, name in options.services.items():
+        service = stack["services"].get(name)
+        if service is None or part not in options.components[host]:
+            continue
+        running = service.get("running") or {}
+        wanted = part in options.parts
+        if part == "frontend" and options.frontend_source == "artifact":
+            there = running.get("state") == "running" and service.get("build_id") == options.artifacts.get(host)
+        else:
+            there = (
+                running.get("state") == "running"
+                and _is_target(service)
+                and service.get("configured_image")
+                in (service.get("target_image"), f"{service.get('target_image')}@{service.get('target_digest')}")
+            )
+        services[name] = {
+            "part": part,
+            "image": service.get("target_image") or "",
+            "digest": service.get("target_digest") or "",
+            "local": bool(service.get("target_local")),
+            "before": image_tag(running.get("image") or "") or "not running",
+            "state": running.get("state") or "absent",
+            "restarts": running.get("restarts") or 0,
+            "health": (service.get("health") or {}).get("status"),
+            "health_body": (service.get("health") or {}).get("body"),
+            "change": bool(release) and wanted and not there,
+        }
+    full = {"application", "database", "frontend"} <= set(options.parts)
+    checkout = full and bool(release) and git.get("head") != git.get("target_commit")
+    writers = bool(database_plan["down"]) and "application" in options.components[host]
+    return {
+        "components": list(options.components[host]),
+        "before": _before(stack, services),
+        "services": services,
+        "commit": git.get("target_commit") or "",
+        "fetch": checkout and not git.get("target_local"),
+        "checkout": checkout,
+        "pins": list(git.get("pins") or ()),
+        "stop_writers": writers,
+        "env_differs": list(stack.get("env", {}).get("differs") or ()),
+        "smoke": bool(git.get("smoke")),
+        "change": checkout or writers or any(service["change"] for service in services.values()),
+    }
+
+
+def image_tag(reference: str) -> str:
+    """Return the tag in an image reference, or '': ``registry:5000/a/b:v1@sha256:…`` gives ``v1``."""
+    name = reference.partition("@")[0].rpartition("/")[2]
+    return name.partition(":")[2]
+
+
+def _before(stack: Mapping[str, Any], services: Mapping[str, Any]) -> str:
+    """Return the release a host is on, as its containers say, else its checkout, else its ledger."""
+    tags = [service["before"] for service in services.values() if service["before"] != "not running"]
+    return (tags or list(stack["git"].get("head_tags") or ()) or [stack["ledger"].get("current") or "unknown"])[0]
+
+
+def _warnings(good: Mapping[str, Mapping[str, Any]], options: Options) -> list[str]:
+    found = []
+    for host, doubt in options.excluded.items():
+        if not doubt:
+            found.append(f"{host} is excluded: it stays on the release it has, out of rotation")
+    clocks = [stack["clock"] for stack in good.values() if stack.get("clock")]
+    if clocks and max(clocks) - min(clocks) > 300:
+        found.append(f"the hosts' clocks differ by {max(clocks) - min(clocks):.0f} s")
+    for host, stack in good.items():
+        differs = stack.get("env", {}).get("differs")
+        if differs:
+            found.append(f"{host}: .env is not what it was with the target; it differs in {', '.join(differs)}")
+    return found
+
+
+def _unique(refusals: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    seen: dict[tuple[str, str, str], dict[str, str]] = {}
+    for entry in refusals:
+        seen.setdefault((entry["host"], entry["code"], entry["message"]), entry)
+    return list(seen.values())
+
+
+def candidates(good: Mapping[str, Mapping[str, Any]], database: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the releases an operator can name, newest first: age, verdict, what going there undoes and loses."""
+    info = (database or {}).get("info") or {}
+    rows = {migration["name"]: migration for migration in info.get("migrations") or ()}
+    found: dict[str, dict[str, Any]] = {}
+    for host, stack in good.items():
+        for entry in stack["ledger"]["releases"]:
+            row = found.setdefault(
+                entry["release"],
+                {
+                    "release": entry["release"],
+                    "at": entry["at"],
+                    "good": [],
+                    "bad": [],
+                    "hosts": [],
+                    "current": [],
+                    "migrations": entry.get("migrations"),
+                },
+            )
+            row["hosts"].append(host)
+            if entry["verdict"] in ("good", "bad"):
+                row[entry["verdict"]].append(host)
+            if stack["ledger"]["current"] == entry["release"]:
+                row["current"].append(host)
+            row["at"] = max(row["at"], entry["at"])
+    for row in found.values():
+        row["undo"], row["loss"] = None, []
+        if row["migrations"] is not None and rows:
+            unknown = [
+                m
+                for m in reversed(info["migrations"])
+                if m["state"] in ("applied", "failed") and m["name"] not in row["migrations"]
+            ]
+            choices = choose(unknown, "auto")
+            row["undo"] = [choice.name for choice in choices if choice.action == "down"]
+            row["loss"] = [loss_text(entry) for choice in choices for entry in choice.price]
+    tags = [tag for stack in good.values() for tag in stack["git"].get("tags") or ()]
+    for tag in dict.fromkeys(tags):
+        found.setdefault(
+            tag,
+            {
+                "release": tag,
+                "at": "",
+                "good": [],
+                "bad": [],
+                "hosts": [],
+                "current": [],
+                "migrations": None,
+                "undo": None,
+                "loss": [],
+            },
+        )
+    return sorted(found.values(), key=lambda row: (row["at"], row["release"]), reverse=True)

@@ -1,0 +1,355 @@
+# Copyright: (c) 2026, ConnectIn operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A stack on one host: what its readings mean, and why a rollback cannot start there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.connectin.rollback.plugins.module_utils import _env_file, _image_reference, _lock
+
+PROJECT_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+ONEOFF_LABEL = "com.docker.compose.oneoff"
+WORKING_DIR_LABEL = "com.docker.compose.project.working_dir"
+
+# Of several containers of one service the liveliest tells how it does.
+_STATES = ("running", "restarting", "paused", "created", "exited", "removing", "dead")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One reason not to start: a slug, what was found, and the next command to type."""
+
+    code: str
+    message: str
+    next: str
+
+
+@dataclass(frozen=True)
+class Project:
+    """A Compose project as rendered: ``images`` maps every service to its image, '' where it is only built."""
+
+    name: str
+    images: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RegistryAnswer:
+    """What a registry said of a tag: a digest, or why there is none (``missing``, ``denied``, ``unreachable``)."""
+
+    digest: str = ""
+    problem: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class TargetImage:
+    """The image to go to. ``local`` is proved by digest or image id, or by its tag where nothing else is known."""
+
+    digest: str
+    local: bool
+    refusals: tuple[Refusal, ...] = ()
+
+
+def is_release_name(name: str) -> bool:
+    """Whether a name can be a git tag and an image tag at once."""
+    return bool(_image_reference.TAG.fullmatch(name)) and ".." not in name and not name.endswith((".", ".lock"))
+
+
+def read_project(rendered: str) -> Project:
+    """The project in the output of ``docker compose config --format json``. Raises ValueError when it is none."""
+    config = json.loads(rendered)
+    services = config.get("services") or {}
+    return Project(
+        str(config.get("name") or ""), {name: str((svc or {}).get("image") or "") for name, svc in services.items()}
+    )
+
+
+def compose_refusal(stderr: str, env_text: str, retry: str) -> Refusal:
+    """Why ``docker compose config`` failed; ``retry`` is the command that shows it in full."""
+    if re.search(r"unknown (shorthand )?flag|is not a docker command|unknown command: docker compose", stderr):
+        return Refusal(
+            "compose_missing_plugin",
+            "the docker command has no compose plugin",
+            "apt-get install docker-compose-plugin (Docker's packages), or docker-compose (Debian 13 and newer)",
+        )
+    # Warnings come first and are not the reason.
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and "level=warning" not in line]
+    said = _env_file.redacted("; ".join(lines[:2]) or "it said nothing", env_text)
+    return Refusal("compose_invalid", f"docker compose cannot read the project: {said}", retry)
+
+
+def engine_refusal(kind: str, message: str, user: str) -> Refusal:
+    """Why the engine cannot be read."""
+    if kind == "permission":
+        return Refusal(
+            "docker_permission",
+            f"user {user} may not use the Docker Engine: {message}",
+            f"run it with become (-b), or: sudo usermod -aG docker {user}",
+        )
+    if kind == "remote":
+        return Refusal("engine_remote", f"{message}; the stack's engine is read on its own host", "unset DOCKER_HOST")
+    if kind == "http":
+        return Refusal(
+            "engine_error", f"the Docker Engine answered with an error: {message}", "journalctl -u docker -n 50"
+        )
+    return Refusal("engine_down", f"the Docker Engine does not answer: {message}", "sudo systemctl start docker")
+
+
+def lock_refusal(lock: _lock.Lock) -> Refusal:
+    """Another run is at work, or left its lock behind."""
+    if not lock.run_id:
+        return Refusal(
+            "lock_held",
+            "the rollback lock is there but cannot be read, so nobody can tell which run holds it",
+            "make sure that no run is at work, then: ansible HOST -b -m connectin.rollback.rollback_lock "
+            "-a state=broken",
+        )
+    return Refusal(
+        "lock_held",
+        f"{lock.owner or 'an unnamed owner'} holds the rollback lock since {lock.since} until {lock.expires}, run "
+        f"{lock.run_id}: {lock.reason or 'no reason given'}",
+        f"wait for that run to end; if it died: -e rollback_resume={lock.run_id}",
+    )
+
+
+def unfinished_run(name: str, record: str | None) -> dict[str, str] | None:
+    """``{run_id, target}`` of a run whose record has no outcome; None when it has one, or is no record."""
+    try:
+        content = json.loads(record or "")
+        if content.get("outcome"):
+            return None
+        return {"run_id": str(content.get("run_id") or name), "target": str(content.get("target") or "")}
+    except (ValueError, AttributeError):
+        return None
+
+
+def service_refusal(name: str, found: Sequence[str]) -> Refusal:
+    """The project lacks a service; one behind an inactive profile is lacking too."""
+    message = f"the Compose project has no service {name}; found {', '.join(found) or 'none'}"
+    return Refusal(
+        "service_missing", message, "docker compose config --services; correct the service's name in the inventory"
+    )
+
+
+def image_unset_refusal(name: str) -> Refusal:
+    """There is no repository to pull the target from."""
+    message = f"service {name} has no image: in the compose files, so there is nothing to pull"
+    return Refusal("image_unset", message, "write image: <repository>:<tag> there, or set rollback_image_source=build")
+
+
+def no_previous_refusal(left: str, releases: Sequence[Mapping[str, Any]]) -> Refusal:
+    """No release but the one that runs was ever called good here."""
+    known = ", ".join(f"{entry['release']} ({entry['verdict']})" for entry in releases[:5]) or "no release at all"
+    message = f"the ledger has no good release other than {left or 'the one that runs'}; it knows {known}"
+    return Refusal("no_previous", message, "name the release: -e release=<tag>")
+
+
+def malformed_refusal(name: str) -> Refusal:
+    """The name cannot be a tag of both git and a registry."""
+    message = f"{name!r} cannot be a release: tags are letters, digits, '.', '_' and '-', at most 128 of them"
+    return Refusal("tag_malformed", message, "-e release=<tag>")
+
+
+def tag_refusal(tag: str, tags: Sequence[str], project_dir: str) -> Refusal:
+    """Neither the checkout nor its remote has the tag."""
+    message = (
+        f"neither the checkout nor its remote has the tag {tag}; the newest tags are {', '.join(tags[:5]) or 'none'}"
+    )
+    return Refusal("tag_unknown", message, f"git -C {project_dir} ls-remote --tags origin")
+
+
+def changes_refusal(paths: Sequence[str], project_dir: str) -> Refusal:
+    """Somebody changed tracked files, which the next checkout would meet."""
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    message = f"the checkout has local changes in {', '.join(paths[:5])}{more}"
+    return Refusal(
+        "local_changes", message, f"git -C {project_dir} diff; keep them aside with: git -C {project_dir} stash"
+    )
+
+
+def by_service(
+    containers: Iterable[Mapping[str, Any]], project: str, project_dir: str
+) -> dict[str, list[Mapping[str, Any]]]:
+    """The inspected containers of a project by service, the one that counts first; one-off runs are left out.
+
+    Where the project's name is not known ('': its compose file is broken), its directory tells.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for container in containers:
+        labels = (container.get("Config") or {}).get("Labels") or {}
+        ours = labels.get(PROJECT_LABEL) == project if project else labels.get(WORKING_DIR_LABEL) == project_dir
+        if ours and str(labels.get(ONEOFF_LABEL, "False")).lower() != "true":
+            found.setdefault(str(labels.get(SERVICE_LABEL) or ""), []).append(container)
+    for members in found.values():
+        members.sort(key=lambda member: str(member.get("Created") or ""), reverse=True)
+        members.sort(key=lambda member: _liveliness(str((member.get("State") or {}).get("Status") or "")))
+    return found
+
+
+def describe(container: Mapping[str, Any], image: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One container and its image, as stack_info returns it."""
+    state = container.get("State") or {}
+    return {
+        "container_id": str(container.get("Id") or ""),
+        "name": str(container.get("Name") or "").lstrip("/"),
+        "state": str(state.get("Status") or ""),
+        "health": str((state.get("Health") or {}).get("Status") or ""),
+        "restarts": int(container.get("RestartCount") or 0),
+        "started_at": str(state.get("StartedAt") or ""),
+        "image": str((container.get("Config") or {}).get("Image") or ""),
+        "image_id": str(container.get("Image") or ""),
+        "repo_digests": list((image or {}).get("RepoDigests") or []),
+    }
+
+
+def addresses(members: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The addresses of the running containers of a service."""
+    found = []
+    for container in members:
+        if (container.get("State") or {}).get("Status") == "running":
+            networks = (container.get("NetworkSettings") or {}).get("Networks") or {}
+            found += [str(network["IPAddress"]) for network in networks.values() if network.get("IPAddress")]
+    return found
+
+
+def running_release(services: Mapping[str, Mapping[str, Any]], releases: Sequence[Mapping[str, Any]]) -> str:
+    """The release that the containers show: the one whose digests the ledger knows, else their common tag, else ''."""
+    running = {name: service["running"] for name, service in services.items() if service.get("running")}
+    if not running:
+        return ""
+    for release in releases:
+        recorded = {name: (release["services"].get(name) or {}).get("digest") for name in running}
+        if all(digest and _has_digest(running[name], digest) for name, digest in recorded.items()):
+            return str(release["release"])
+    tags = {_image_reference.parse(container["image"]).tag for container in running.values()}
+    return tags.pop() if len(tags) == 1 else ""
+
+
+def registry_answer(status: int, message: str) -> RegistryAnswer:
+    """What the engine's error means when it asked a registry.
+
+    The message is read first: engines of different age give one failure different statuses.
+    """
+    text = message.lower()
+    if any(sign in text for sign in ("manifest unknown", "not found", "name unknown", "no such manifest")):
+        return RegistryAnswer(problem="missing", message=message)
+    denied = ("unauthorized", "denied", "authentication required", "no basic auth credentials", "incorrect username")
+    if status in (401, 403) or any(sign in text for sign in denied):
+        return RegistryAnswer(problem="denied", message=message)
+    return RegistryAnswer(problem="missing" if status == 404 else "unreachable", message=message)
+
+
+def judge_target(
+    reference: str,
+    recorded: Mapping[str, str],
+    by_tag: Mapping[str, Any] | None,
+    by_digest: Mapping[str, Any] | None,
+    answer: RegistryAnswer | None,
+) -> TargetImage:
+    """Which image the target is, whether it is local, and what stands in the way.
+
+    ``recorded`` is what the ledger says of the service in that release ({} when nothing); ``by_tag`` is the local image
+    with the target's name; ``by_digest`` the local image with the recorded digest or, without one, with the registry's;
+    ``answer`` is the registry's, None when it was not asked because images are built on the host.
+    """
+    parsed = _image_reference.parse(reference)
+    known = recorded.get("digest") or ""
+    tag_digest = _image_reference.digest_in(list((by_tag or {}).get("RepoDigests") or []), parsed)
+    same_id = bool(recorded.get("image_id")) and (by_tag or {}).get("Id") == recorded.get("image_id")
+    if answer is None:
+        return TargetImage(known or tag_digest, bool(by_tag or by_digest))
+    if known and answer.digest and answer.digest != known:
+        return TargetImage(known, bool(by_digest), (_moved(reference, parsed, known, answer.digest),))
+    digest = known or answer.digest or tag_digest
+    wanted = known or answer.digest
+    local = bool(by_digest) or same_id or bool(by_tag and wanted and tag_digest == wanted)
+    if local or answer.digest:
+        return TargetImage(digest, local)
+    return TargetImage(digest, bool(by_tag), (_unavailable(reference, parsed, answer, bool(by_tag)),))
+
+
+def disk_refusal(root_dir: str, free_mb: int, min_free_mb: int) -> Refusal | None:
+    """A refusal when an image has to come and the engine's disk has no room."""
+    if free_mb >= min_free_mb:
+        return None
+    return Refusal(
+        "disk_full",
+        f"{root_dir} has {free_mb} MB free, and pulling or building needs {min_free_mb} MB (rollback_min_free_mb)",
+        "docker image prune (without -a: that would also delete the release to go back to)",
+    )
+
+
+def git_refusal(kind: str, message: str, project_dir: str) -> Refusal:
+    """Why the checkout cannot be read."""
+    if kind == "ownership":
+        return Refusal(
+            "git_safe_directory",
+            f"git refuses {project_dir}, since another user owns it",
+            f"git config --global --add safe.directory {project_dir}",
+        )
+    if kind == "no_repository":
+        return Refusal(
+            "git_missing",
+            f"{project_dir} is no git checkout",
+            f"git -C {project_dir} status; without git: rollback_git=false",
+        )
+    if kind == "denied":
+        return Refusal(
+            "git_denied", f"the git remote refuses this host: {message}", f"git -C {project_dir} fetch --tags"
+        )
+    if kind == "unreachable":
+        return Refusal(
+            "git_unreachable",
+            f"the git remote cannot be asked: {message}",
+            f"git -C {project_dir} ls-remote --tags origin",
+        )
+    return Refusal("git_failed", f"git cannot read {project_dir}: {message}", f"git -C {project_dir} status")
+
+
+def _has_digest(container: Mapping[str, Any], digest: str) -> bool:
+    return any(str(known).endswith(f"@{digest}") for known in container.get("repo_digests") or ())
+
+
+def _liveliness(state: str) -> int:
+    return _STATES.index(state) if state in _STATES else len(_STATES)
+
+
+def _moved(reference: str, parsed: _image_reference.ImageReference, known: str, now: str) -> Refusal:
+    return Refusal(
+        "target_moved",
+        f"{reference} in the registry is {now}, and the ledger knows this release as {known}",
+        f"docker buildx imagetools create -t {reference} {parsed.with_digest(known)}",
+    )
+
+
+def _unavailable(
+    reference: str, parsed: _image_reference.ImageReference, answer: RegistryAnswer, tagged: bool
+) -> Refusal:
+    here = (
+        "an image of that name is on this host, but nothing proves that it is this release"
+        if tagged
+        else "it is not on this host"
+    )
+    if answer.problem == "denied":
+        return Refusal(
+            "registry_denied",
+            f"the registry {parsed.registry} refuses {reference} ({answer.message}), and {here}",
+            f"docker login {parsed.registry}",
+        )
+    if answer.problem == "missing":
+        return Refusal(
+            "image_missing",
+            f"{reference} is not in the registry, and {here}",
+            f"docker push {reference} from where it is, or name another release",
+        )
+    return Refusal(
+        "registry_unreachable",
+        f"the registry {parsed.registry} cannot be asked for {reference} ({answer.message}), and {here}",
+        f"docker manifest inspect {reference}",
+    )

@@ -1,0 +1,73 @@
+# Copyright: (c) 2026, ConnectIn operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""What must hold once the target runs: the endpoints to poll, and what a second reading of the hosts must show."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from ansible_collections.connectin.rollback.plugins.module_utils._plan import _is_target
+
+
+def endpoints(
+    plan: Mapping[str, Any], targets: Mapping[str, Mapping[str, Any]], readings: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the endpoints for health_poll.
+
+    ``targets`` maps hosts to ``{service: {url, body, version, contains, assets_prefix}}`` from the inventory; a ``version``
+    expression is compared with the target's name. The served page must name the BUILD_ID that its container holds.
+    """
+    found = []
+    for host, entry in plan["hosts"].items():
+        for name in entry["services"]:
+            settings = targets.get(host, {}).get(name)
+            if not settings:
+                continue
+            endpoint = {
+                "name": name,
+                "host": host,
+                "url": settings["url"],
+                "assets_prefix": settings.get("assets_prefix") or "",
+            }
+            checks = []
+            if plan["database"]["reachable"]:
+                checks += [settings["body"]] if settings.get("body") else []
+            elif entry["services"][name]["part"] == "application":
+                # The database is down and the rollback cannot cure that: the version is what can be proved.
+                endpoint["status"] = [200, 503]
+            if settings.get("version"):
+                checks.append(f"{settings['version']} == '{plan['release']}'")
+            endpoint["body"] = " && ".join(f"({check})" for check in checks)
+            built = ((readings.get(host) or {}).get("services") or {}).get(name, {}).get("build_id")
+            if built and settings.get("build_id_served", True):
+                endpoint["contains"] = built
+            found.append(endpoint)
+    return found
+
+
+def problems(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any], artifact: str = "") -> list[str]:
+    """Return what one host's new reading contradicts: image digest, state, restarts, checkout; [] when all holds."""
+    entry = plan["hosts"][host]
+    found = []
+    for name, planned in entry["services"].items():
+        service = (reading.get("services") or {}).get(name) or {}
+        running = service.get("running")
+        if not running or running.get("state") != "running":
+            found.append(f"{name}: its container is {(running or {}).get('state') or 'not there'}, not running")
+            continue
+        if artifact and planned["part"] == "frontend":
+            if service.get("build_id") != artifact:
+                found.append(f"{name}: it serves build {service.get('build_id') or 'unknown'}, not {artifact}")
+        elif planned["part"] in plan["parts"] and not _is_target(service):
+            found.append(
+                f"{name}: it runs {running.get('image')} ({str(running.get('image_id'))[7:19]}), which is not the image of {plan['release']}"
+            )
+        if running.get("health") not in (None, "", "none", "healthy") and plan["database"]["reachable"]:
+            found.append(f"{name}: its health check says {running['health']}")
+    git = reading.get("git") or {}
+    if entry["checkout"] and entry["commit"] and git.get("head") != entry["commit"]:
+        found.append(
+            f"the checkout is at {str(git.get('head'))[:12]}, not at {plan['release']} ({entry['commit'][:12]})"
+        )
+    return found

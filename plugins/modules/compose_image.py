@@ -1,0 +1,263 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, ConnectIn operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: compose_image
+short_description: Set the image tag of Compose services where it is written
+version_added: 0.1.0
+description:
+  - Sets the tag of a service's image in the file where it is written, which is the compose file itself or the variable
+    in the env file that the compose file names. Only the characters of the tag are replaced; comments, quotes, line
+    ends and everything else stay as they are.
+  - All services are set, or none. Nothing is pulled and no container is touched.
+  - A digest behind the tag is dropped, since it names the content of another tag.
+author: ConnectIn operations (@connectin)
+options:
+  project_dir:
+    description: The directory of the Compose project, on the host.
+    type: path
+    required: true
+  compose_files:
+    description:
+      - The compose files, relative to O(project_dir), in the order in which Compose merges them. A service that is in
+        several of them is set in the last one that sets its image.
+      - Without any, C(COMPOSE_FILE) in O(env_file) tells, and without that the names that Compose itself looks for.
+    type: list
+    elements: path
+    default: []
+  env_file:
+    description: The file with the variables of the compose files, relative to O(project_dir).
+    type: path
+    default: .env
+  tags:
+    description: The tag of each service, by the service's name.
+    type: dict
+    required: true
+attributes:
+  check_mode:
+    description: Can run in check mode and tells what it would write.
+    support: full
+  diff_mode:
+    description: Shows the compose files before and after; of the env file only the lines that change, never others.
+    support: full
+requirements:
+  - PyYAML on the host (Debian package python3-yaml)
+seealso:
+  - module: connectin.rollback.stack_info
+  - module: community.docker.docker_compose_v2
+"""
+
+EXAMPLES = r"""
+- name: Pin both services to the release
+  connectin.rollback.compose_image:
+    project_dir: /srv/connectin
+    tags:
+      api: v1.4.2
+      web: v1.4.2
+  become: true
+  register: pinned
+
+- name: Keep in the ledger what was written, so that it is no local change later
+  connectin.rollback.release_ledger:
+    release: v1.4.2
+    pins: "{{ pinned.files }}"
+  become: true
+"""
+
+RETURN = r"""
+changes:
+  description: Every tag that was set, or would be in check mode, sorted by service.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    service:
+      description: The service.
+      type: str
+      sample: api
+    file:
+      description: The file that was changed.
+      type: str
+      sample: /srv/connectin/docker-compose.yml
+    line:
+      description: The number of the line.
+      type: int
+      sample: 12
+    before:
+      description: The line before, empty for a variable that is new.
+      type: str
+      sample: "    image: ${REGISTRY}/connectin/api:v1.4.3"
+    after:
+      description: The line after.
+      type: str
+      sample: "    image: ${REGISTRY}/connectin/api:v1.4.2"
+files:
+  description: The files in which the tags stand, changed or not, with the SHA-256 that they have after the task.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: The file.
+      type: str
+      sample: /srv/connectin/docker-compose.yml
+    sha256:
+      description: The hash of its content.
+      type: str
+      sample: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+diff:
+  description: For each file that changes what stood there before and what stands there after.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - before_header: /srv/connectin/.env (WEB_TAG)
+      after_header: /srv/connectin/.env (WEB_TAG)
+      before: "WEB_TAG=v1.4.3\n"
+      after: "WEB_TAG=v1.4.2\n"
+"""
+
+import contextlib
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.connectin.rollback.plugins.module_utils import _compose_file, _env_file
+
+try:
+    import yaml
+except ImportError:
+    yaml = None
+
+Error = _compose_file.ComposeFileError
+
+
+def read(path: str) -> str:
+    """The text of a file with its line ends as they are."""
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            return stream.read()
+    except OSError as error:
+        raise Error(f"Cannot read {path}: {error.strerror}. See: ls -l {path}") from error
+    except UnicodeDecodeError as error:
+        raise Error(f"{path} is not UTF-8 (byte {error.start}). Convert it: iconv -t UTF-8") from error
+
+
+def load(params: Mapping[str, Any]) -> _compose_file.Files:
+    """Read the compose files and the env file of the project."""
+    directory = os.path.abspath(params["project_dir"])
+    if not os.path.isdir(directory):
+        raise Error(f"There is no directory {directory}. Correct project_dir (rollback_project_dir).")
+    env_path = os.path.normpath(os.path.join(directory, params["env_file"]))
+    texts = {env_path: read(env_path)} if os.path.exists(env_path) else {}
+    asked = {key: _env_file.find(texts.get(env_path, ""), key) for key in ("COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR")}
+    compose = _compose_file.project_files(
+        directory,
+        params["compose_files"],
+        os.listdir(directory),
+        *(os.environ.get(key) or (entry.value if entry else "") for key, entry in asked.items()),
+    )
+    if not compose:
+        raise Error(f"There is no compose file in {directory}; looked for {', '.join(_compose_file.FILE_NAMES)}.")
+    texts.update((path, read(path)) for path in compose)
+    return _compose_file.Files(tuple(compose), env_path, texts)
+
+
+def write_all(module: AnsibleModule, texts: Mapping[str, str], before: Mapping[str, str]) -> None:
+    """Put all texts in place, each whole; when one cannot be, those that were are put back."""
+    done: list[str] = []
+    try:
+        # All are written beside their targets first: what can fail for lack of room or rights fails here.
+        prepared = {path: _temporary(module, path, text) for path, text in texts.items()}
+    except OSError as error:
+        raise Error(
+            f"Cannot write to {os.path.dirname(error.filename or '')}: {error.strerror}. Nothing was changed."
+        ) from error
+    for path, temporary in prepared.items():
+        target = os.path.realpath(path)
+        if not os.path.exists(target):
+            os.chmod(temporary, 0o600)
+        try:
+            # Keeps mode, owner and SELinux context of the file that is replaced.
+            module.atomic_move(temporary, target)
+        except SystemExit:
+            for finished in done:
+                with contextlib.suppress(OSError):
+                    os.replace(_temporary(module, finished, before.get(finished, "")), os.path.realpath(finished))
+            raise
+        done.append(path)
+
+
+def _temporary(module: AnsibleModule, path: str, text: str) -> str:
+    """A synced file with the text, beside what ``path`` leads to; it goes with the module where it is not used."""
+    target = os.path.realpath(path)
+    descriptor, name = tempfile.mkstemp(prefix=f".{os.path.basename(target)}.", dir=os.path.dirname(target))
+    module.add_cleanup_file(name)
+    with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return name
+
+
+def diffs(
+    files: _compose_file.Files, texts: Mapping[str, str], changes: list[_compose_file.Change]
+) -> list[dict[str, str]]:
+    """One entry a changed file; of the env file only the changed lines, since the others may be secrets."""
+    found = []
+    for path in texts:
+        own = [change for change in changes if change.file == path]
+        if path == files.env_path:
+            before = "".join(f"{change.before}\n" for change in own if change.before)
+            after = "".join(f"{change.after}\n" for change in own)
+        else:
+            before, after = files.texts[path], texts[path]
+        found.append({"before": before, "after": after, "before_header": path, "after_header": path})
+    return found
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "project_dir": {"type": "path", "required": True},
+            "compose_files": {"type": "list", "elements": "path", "default": []},
+            "env_file": {"type": "path", "default": ".env"},
+            "tags": {"type": "dict", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    result: dict[str, Any] = {"changed": False, "changes": [], "files": [], "diff": []}
+    if yaml is None:
+        module.fail_json(msg=f"{sys.executable} has no PyYAML. Install it: apt-get install python3-yaml", **result)
+    # YAML reads a tag such as 1.4 as a number.
+    tags = {str(service): str(tag) for service, tag in module.params["tags"].items()}
+    try:
+        files = load(module.params)
+        texts, changes = _compose_file.set_tags(files, tags, yaml)
+        for variable, others in _compose_file.sharing(files, tags, yaml).items():
+            module.warn(
+                f"{variable} in {files.env_path} also sets the image of {', '.join(others)}: its next up follows"
+            )
+        if texts and not module.check_mode:
+            write_all(module, texts, files.texts)
+    except Error as error:
+        module.fail_json(msg=str(error), **result)
+    after = {**files.texts, **texts}
+    result["changed"] = bool(texts)
+    result["changes"] = [vars(change) for change in changes]
+    result["files"] = [
+        {"path": path, "sha256": hashlib.sha256(after[path].encode("utf-8")).hexdigest()} for path in sorted(after)
+    ]
+    result["diff"] = diffs(files, texts, changes)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,4 @@
+'use strict';
+
+// Written by the release process, so that the service can say what it is.
+module.exports = '@RELEASE@';

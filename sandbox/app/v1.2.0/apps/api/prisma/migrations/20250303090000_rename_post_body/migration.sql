@@ -1,0 +1,2 @@
+-- AlterTable
+ALTER TABLE "posts" RENAME COLUMN "body" TO "content";

@@ -1,0 +1,249 @@
+"""The containers beside the hosts: registry, PostgreSQL, the build machine, the load balancer."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import urllib.error
+import urllib.request
+
+from .config import FETCH_KEY, State, container_name, load_secrets
+from .containers import (
+    NESTED_ENGINE,
+    Container,
+    ca_mount,
+    ensure_container,
+    in_container,
+    put_files,
+    revive,
+)
+from .machine import resolvers
+from .shell import SandboxError, pipe, run, step, wait_until
+
+HAPROXY_CONFIG = "/etc/haproxy-sandbox/haproxy.cfg"
+ADMIN_PORT = 9999
+# A proxy of the machine must not stand between it and the sandbox.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def daemon_config(state: State) -> str:
+    """daemon.json of a nested engine: the sandbox's registry has no certificate, and names are asked of the machine's
+    resolver, since the one on a container's loopback is not seen from a nested container."""
+    document = {"insecure-registries": [state.registry], "dns": resolvers()}
+    return json.dumps({key: value for key, value in document.items() if value}, indent=2) + "\n"
+
+
+def engine_host(state: State, name: str, address: str, volumes: tuple[tuple[str, str], ...] = ()) -> Container:
+    """A container that is a machine of its own: its engine, SSH, and a volume for the engine's images."""
+    return Container(
+        name=name,
+        image="host",
+        address=address,
+        options=NESTED_ENGINE + ca_mount(),
+        volumes=((f"{name}-docker", "/var/lib/docker"), *volumes),
+        files=(("/etc/docker/daemon.json", daemon_config(state)),),
+    )
+
+
+def ensure_registry(state: State) -> None:
+    with step("registry") as told:
+        told.note = state.registry
+        wanted = Container(
+            name="registry",
+            image="services",
+            address=state.service("registry"),
+            command=("run-registry",),
+            volumes=(("registry", "/var/lib/registry"),),
+            environment=(("REGISTRY_PASSWORD", load_secrets()["registry"]),),
+        )
+        ensure_container(state, wanted)
+        wait_until(lambda: fetch(f"http://{state.registry}/")[0] == 200, "the registry answers", 30)
+
+
+def ensure_database(state: State) -> None:
+    if state.database_place == "service":
+        return
+    with step("PostgreSQL") as told:
+        told.note = f"{state.service('db')}:5432"
+        wanted = Container(
+            name="db",
+            image="services",
+            address=state.service("db"),
+            command=("run-postgres",),
+            volumes=(("db", "/var/lib/postgresql/data"),),
+            environment=(("DATABASE_PASSWORD", load_secrets()["database"]),),
+            options=("--shm-size=128m", "--stop-signal=SIGINT"),
+        )
+        ensure_container(state, wanted)
+        ready = ["docker", "exec", container_name("db"), "pg_isready", "-q", "-h", "127.0.0.1"]
+        wait_until(lambda: run(ready, check=False).returncode == 0, "PostgreSQL accepts connections", 60)
+
+
+def ensure_build_machine(state: State) -> None:
+    """The container `ci`: keeps the git repository, builds the releases and pushes them."""
+    with step("build machine with the git repository") as told:
+        told.note = state.git_url
+        ensure_container(state, engine_host(state, "ci", state.service("ci"), (("ci-git", "/srv/git"),)))
+        fetch_key = FETCH_KEY.with_suffix(".pub").read_text(encoding="utf-8")
+        in_container(
+            "ci",
+            f"""
+            install -d -o git -g git -m 0700 /home/git/.ssh
+            echo '{fetch_key.strip()} ' >/home/git/.ssh/authorized_keys
+            chown git:git /home/git/.ssh/authorized_keys
+            chmod 0600 /home/git/.ssh/authorized_keys
+            chown -R git:git /srv/git
+            /usr/local/sbin/host-docker start
+            {login_script(state)}
+            """,
+        )
+
+
+def load_image_into_ci(state: State, image: str, reference: str) -> None:
+    """Hands an image of the machine's engine to the build machine and pushes it from there."""
+    wanted = run(["docker", "image", "inspect", "--format", "{{.Id}}", image]).stdout.strip()
+    marker = f"/var/lib/docker/pushed-{reference.replace('/', '-').replace(':', '-')}"
+    if in_container("ci", f"cat {marker} 2>/dev/null || true").strip() == f"{wanted} {state.registry}":
+        return
+    with step(f"hand {reference} to the registry"):
+        pipe(["docker", "save", image], ["docker", "exec", "-i", container_name("ci"), "docker", "load", "--quiet"])
+        in_container(
+            "ci",
+            f"""
+            docker tag {image} {state.registry}/{reference}
+            docker push --quiet {state.registry}/{reference}
+            echo '{wanted} {state.registry}' >{marker}
+            """,
+        )
+
+
+def login_script(state: State) -> str:
+    """Shell text that logs the current user in to the registry; the password is in it, so it goes in as input."""
+    password = load_secrets()["registry"]
+    return f"docker login --username connectin --password-stdin {state.registry} >/dev/null 2>&1 <<<'{password}'"
+
+
+def host_key(name: str) -> str:
+    return in_container(name, "cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub").strip()
+
+
+def ensure_load_balancer(state: State) -> None:
+    with step("load balancer") as told:
+        told.note = f"http://{state.service('lb')}:3111, statistics on :8404/;csv"
+        wanted = Container(name="lb", image="services", address=state.service("lb"), command=("run-haproxy",))
+        ensure_container(state, wanted)
+        config = haproxy_config(state)
+        if in_container("lb", f"cat {HAPROXY_CONFIG}", check=False) != config:
+            put_files("lb", {HAPROXY_CONFIG: config})
+            run(["docker", "kill", "--signal=USR2", container_name("lb")])
+
+
+def haproxy_config(state: State) -> str:
+    """One server line per host, named as the host, in a backend for the API and one for the web frontend."""
+
+    def servers(port: int) -> str:
+        return "\n".join(f"    server {name} {address}:{port}" for name, address in state.hosts.items())
+
+    return f"""\
+# Written by the sandbox.
+global
+    maxconn 2000
+    log stdout format raw local0
+    # The network is the sandbox's own; whoever reaches it may drain and undrain.
+    stats socket ipv4@0.0.0.0:{ADMIN_PORT} level admin
+
+defaults
+    mode http
+    log global
+    option httplog
+    option redispatch
+    retries 2
+    retry-on conn-failure
+    timeout connect 2s
+    timeout client 30s
+    timeout server 30s
+    default-server check inter 500ms fall 2 rise 1
+
+frontend api
+    bind :5007
+    default_backend api
+
+frontend web
+    bind :3111
+    default_backend web
+
+backend api
+    option httpchk GET /health
+    http-check expect status 200
+{servers(5007)}
+
+backend web
+    option httpchk GET /
+    http-check expect status 200
+{servers(3111)}
+
+frontend statistics
+    bind :8404
+    stats enable
+    stats uri /
+    no log
+"""
+
+
+def undrain(state: State) -> None:
+    """Every server of the load balancer takes traffic again when its health check passes."""
+    commands = [
+        f"set server {backend}/{name} {setting}"
+        for backend in ("api", "web")
+        for name in state.hosts
+        for setting in ("state ready", "health up", "weight 100%")
+        if setting != "health up"
+    ]
+    with contextlib.suppress(OSError), socket.create_connection((state.service("lb"), ADMIN_PORT), timeout=5) as admin:
+        admin.sendall(("; ".join(commands) + "\n").encode())
+        while admin.recv(4096):
+            pass
+
+
+def revive_services(state: State) -> None:
+    """Starts what a drill stopped."""
+    names = ["registry", "ci", "lb"] + (["db"] if state.database_place == "apart" else [])
+    for name in names:
+        revive(state, name, state.service(name))
+
+
+def fetch(
+    url: str,
+    *,
+    method: str = "GET",
+    body: object | None = None,
+    headers: dict[str, str] | None = None,
+    timeout: float = 3,
+) -> tuple[int, str]:
+    """(status, text); (0, reason) when nobody answers."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, method=method, headers=dict(headers or {}))
+    if data is not None:
+        request.add_header("Content-Type", "application/json")
+    try:
+        with _opener.open(request, timeout=timeout) as answer:
+            return answer.status, answer.read().decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode("utf-8", "replace")
+    except OSError as error:
+        return 0, str(error)
+
+
+def registry_has(state: State, repository: str, tag: str) -> bool:
+    """Whether the registry still holds the tag: drills delete some."""
+    credentials = base64.b64encode(f"connectin:{load_secrets()['registry']}".encode()).decode()
+    headers = {
+        "Authorization": f"Basic {credentials}",
+        "Accept": "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json",
+    }
+    status, reason = fetch(f"http://{state.registry}/v2/{repository}/manifests/{tag}", method="HEAD", headers=headers)
+    if status not in (200, 404):
+        raise SandboxError(f"the registry answers {status} for {repository}:{tag}. {reason}")
+    return status == 200
