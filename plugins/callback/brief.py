@@ -9,7 +9,7 @@ DOCUMENTATION = """
     short_description: One line a phase, messages as text
     version_added: 0.1.0
     description:
-      - Prints one line for each play with the time since the start, messages of C(debug) as plain text, and every failure.
+      - Prints one line for each play with the time since the start, messages of C(debug) as text, and every failure.
       - With C(-v) or more it is Ansible's default output.
     extends_documentation_fragment:
       - default_callback
@@ -21,6 +21,15 @@ DOCUMENTATION = """
 import time
 
 from ansible.plugins.callback.default import CallbackModule as Default
+
+# Actions that neither touch a host nor take time.
+CONTROLLER_ONLY = frozenset(
+    ["assert", "debug", "fail", "import_role", "import_tasks", "include_role", "include_tasks", "meta", "set_fact"]
+    + ["validate_argument_spec"]
+)
+
+# How much of what a failed command wrote is shown; all of it is there with -v.
+LINES = 10
 
 
 class CallbackModule(Default):
@@ -34,6 +43,7 @@ class CallbackModule(Default):
         super().__init__()
         self._began = time.monotonic()
         self._said = None
+        self._waiting = ""
 
     def _quiet(self) -> bool:
         return self._display.verbosity == 0
@@ -42,8 +52,17 @@ class CallbackModule(Default):
         if not self._quiet():
             return super().v2_playbook_on_play_start(play)
         self._play = play
-        name = play.get_name().strip()
-        self._display.display(f"[{time.monotonic() - self._began:6.1f} s] {name}")
+        self._waiting = play.get_name().strip()
+
+    def v2_runner_on_start(self, host, task):
+        # A phase that has nothing to do starts no module, and is not mentioned.
+        if self._quiet() and task.action.rpartition(".")[2] not in CONTROLLER_ONLY:
+            self._announce()
+
+    def _announce(self):
+        if self._waiting:
+            self._display.display(f"[{time.monotonic() - self._began:6.1f} s] {self._waiting}")
+            self._waiting = ""
 
     def v2_playbook_on_task_start(self, task, is_conditional):
         if not self._quiet():
@@ -62,13 +81,13 @@ class CallbackModule(Default):
             return super().v2_runner_on_ok(result)
         self._handle_warnings(result.result)
         if result.task.action.rpartition(".")[2] == "debug" and "results" not in result.result:
-            self._text(result.result.get("msg"))
+            self._say(result)
 
     def v2_runner_item_on_ok(self, result):
         if not self._quiet():
             return super().v2_runner_item_on_ok(result)
         if result.task.action.rpartition(".")[2] == "debug":
-            self._text(result.result.get("msg"))
+            self._say(result)
 
     def v2_runner_on_skipped(self, result):
         if not self._quiet():
@@ -83,14 +102,17 @@ class CallbackModule(Default):
             return super().v2_runner_on_failed(result, ignore_errors)
         self._handle_warnings(result.result)
         action = result.task.action.rpartition(".")[2]
-        message = result.result.get("msg") or result.result.get("stderr") or "failed"
-        if action in ("fail", "assert"):
-            # A refusal or an outcome: its text is the message, said once for all hosts.
+        message = result.result.get("msg") or "failed"
+        if action in ("fail", "assert", "validate_argument_spec"):
+            # A refusal, an outcome or a variable that cannot be: its text is the message, said once for all hosts.
             if message != self._said:
                 self._text(message, color="red")
                 self._said = message
         else:
+            # A command's message is only that it failed; why is what it wrote.
+            said = str(result.result.get("stderr") or result.result.get("module_stderr") or "").splitlines()[:LINES]
             self._text(f"{result.host.get_name()}: {result.task.get_name()}: {message}", color="red")
+            self._text(said, color="red")
 
     def v2_runner_on_unreachable(self, result):
         if not self._quiet():
@@ -115,7 +137,15 @@ class CallbackModule(Default):
                 )
             )
 
+    def _say(self, result):
+        if "msg" in result.result:
+            self._text(result.result["msg"])
+        else:
+            # `debug` with `var`: its result is the variable, under its own name
+            self._text(self._dump_results(result.result, indent=2))
+
     def _text(self, message, color=None):
+        self._announce()
         lines = message if isinstance(message, list) else str(message).splitlines()
         for line in lines:
             self._display.display(f"           {line}".rstrip(), color=color)

@@ -10,13 +10,16 @@ class ModuleDocFragment:
 options:
   database_url:
     description:
-      - The application's database URL, in Prisma's form, for example C(postgresql://user:password@host:5432/name?schema=public).
-      - What only Prisma understands in it (O(schema), C(connection_limit), C(sslaccept) and others) is translated for libpq or left out.
+      - The application's database URL, in Prisma's form, for example
+        C(postgresql://user:password@host:5432/name?schema=public).
+      - What only Prisma understands in it (O(schema), C(connection_limit), C(sslaccept) and others) is translated for
+        libpq or left out.
       - One of O(database_url) and O(env_file) is needed.
     type: str
   env_file:
     description:
-      - An C(.env) file on the host that runs the task, in which the URL is a variable. The URL then never leaves that host.
+      - An C(.env) file on the host that runs the task, in which the URL is a variable. The URL then never leaves that
+        host.
     type: path
   env_variable:
     description:
@@ -42,6 +45,7 @@ options:
     default: 10
 requirements:
   - psycopg (3) or psycopg2 on the host that runs the task
-  - pglast on that host, to know what a migration adds and what its down script loses; without it nothing counts as additive and
+  - pglast on that host, to know what a migration adds and what its down script loses; without it nothing counts as
+    additive and
     every down script counts as a loss of unknown size
 """

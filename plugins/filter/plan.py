@@ -80,7 +80,7 @@ def collect(hostvars: Mapping[str, Any], hosts: Sequence[str], name: str) -> dic
 
 
 def stack_addresses(stacks: Mapping[str, Any], host: str) -> dict[str, str]:
-    """Return the container address of every service of the stack on a host, as prisma_migration's ``resolve`` takes it."""
+    """Return the container address of each service of the stack on a host, as prisma_migration's ``resolve``."""
     containers = (stacks.get(host) or {}).get("containers") or {}
     return {service: addresses[0] for service, addresses in containers.items() if addresses}
 
@@ -119,11 +119,14 @@ def image_tags(wanted: Sequence[Mapping[str, Any]], release: str) -> dict[str, s
 
 
 def poll_failures(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return ``{host, text}`` for every endpoint that health_poll did not find ready; its own failure counts for all."""
-    failed = result.get("failed")
-    if isinstance(failed, list):
-        return [{"host": e["host"], "text": f"{e['name']} at {e['url']}: {e['reason']}"} for e in failed]
-    return [{"host": "fleet", "text": _first_lines(result)}]
+    """Return ``{host, text}`` for each endpoint that health_poll did not find ready; its own failure counts for all."""
+    # Not from a list under the key ``failed``: Ansible turns that one into the task's own status.
+    found = []
+    for entry in result.get("endpoints") or ():
+        if not entry["ready"]:
+            reason = (entry.get("failures") or ["it did not hold until the deadline"])[-1]
+            found.append({"host": entry["host"], "text": f"{entry['name']} at {entry['url']}: {reason}"})
+    return found or [{"host": "fleet", "text": _first_lines(result)}]
 
 
 def failures_by_host(

@@ -74,8 +74,10 @@ def parse(url: str, resolve: Mapping[str, str] | None = None) -> Target:
     except ValueError:
         # The reason would quote a part of the password when a character of it is not percent-encoded.
         raise PrismaError(
-            "The database URL cannot be read: host or port are malformed. A password with one of / ? # @ : in it has to "
-            "be percent-encoded, for example with: python3 -c 'import urllib.parse as u; print(u.quote(input(), safe=\"\"))'"
+            "The database URL cannot be read: host or port are malformed. A password with one of / ? # @ : in it has "
+            "to "
+            "be percent-encoded, for example with: python3 -c 'import urllib.parse as u; print(u.quote(input(), "
+            'safe=""))\''
         ) from None
     if parts.fragment:
         raise PrismaError("The database URL holds a '#'. In a password it has to be written %23.")
@@ -117,8 +119,10 @@ def _tls(query: dict[str, str], notes: list[str]) -> dict[str, str]:
     query.pop("sslpassword", None)
     if query.pop("sslidentity", ""):
         raise PrismaError(
-            "The database URL names a client certificate (sslidentity) in PKCS#12, which libpq does not read. Convert it "
-            "with `openssl pkcs12`, put it into ~/.postgresql/postgresql.crt and .key of the user that runs the module, "
+            "The database URL names a client certificate (sslidentity) in PKCS#12, which libpq does not read. "
+            "Convert it "
+            "with `openssl pkcs12`, put it into ~/.postgresql/postgresql.crt and .key of the user that runs the "
+            "module, "
             "and give the URL without sslidentity."
         )
     if mode and mode not in SSL_MODES:
@@ -131,7 +135,9 @@ def _tls(query: dict[str, str], notes: list[str]) -> dict[str, str]:
         return {"sslmode": mode, "sslrootcert": certificate}
     if certificate:
         # libpq would verify as soon as a root certificate is named; Prisma does only with sslaccept=strict.
-        notes.append("the URL's sslcert was left out: without sslaccept=strict Prisma does not verify the server either")
+        notes.append(
+            "the URL's sslcert was left out: without sslaccept=strict Prisma does not verify the server either"
+        )
     return {"sslmode": mode} if mode else {}
 
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_ASSIGNMENT = re.compile(r"[ \t]*(?:export[ \t]+)?(?P<key>[A-Za-z_][A-Za-z0-9_.-]*)[ \t]*[=:]")
-# Compose ends an unquoted value where a comment begins: at a # that follows white space.
-_UNQUOTED = re.compile(r"(?P<value>(?:(?![ \t]+#)[^\r\n])*)")
+_ASSIGNMENT = re.compile(r"\ufeff?[ \t]*(?:export[ \t]+)?(?P<key>[A-Za-z_][A-Za-z0-9_.-]*)[ \t]*[=:]")
+# Compose ends an unquoted value at a # that follows a space; a tab, or no value before it, makes it part of the value.
+_UNQUOTED = re.compile(r"(?:(?! #)[^\n])*")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def redacted(message: str, text: str) -> str:
 
 def _secrets(text: str) -> Iterable[str]:
     for entry in assignments(text):
-        yield from (piece for piece in (entry.value, *entry.value.splitlines()) if piece.strip())
+        plain = re.sub(r"\\(.)", r"\1", entry.value)
+        yield from (piece for piece in (entry.value, plain, *entry.value.splitlines()) if piece.strip())
         password = re.match(r"[a-z0-9+.-]+://[^/:@]*:([^@]+)@", entry.value, re.IGNORECASE)
         if password:
             yield password[1]
@@ -97,12 +98,9 @@ def _value_span(text: str, position: int) -> tuple[int, int, int]:
     if quote in ('"', "'"):
         end = position + 1
         while end < len(text) and text[end] != quote:
-            end += 2 if text[end] == "\\" and quote == '"' else 1
+            end += 2 if text[end] == "\\" else 1
         if end < len(text):
             return position + 1, end, end + 1
     match = _UNQUOTED.match(text, position)
-    value = match["value"].rstrip(" \t") if match else ""
-    # A comment may follow the equals sign at once; then there is no value.
-    if value.startswith("#"):
-        value = ""
+    value = match[0].rstrip() if match else ""
     return position, position + len(value), position + len(value)

@@ -34,9 +34,9 @@ class Checkout:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a commit contains; ``migrations`` are the names of its migration directories, sorted."""
+    """What a commit contains; ``migrations`` are the names of its migrations, sorted, None without their directory."""
 
-    migrations: tuple[str, ...] = ()
+    migrations: tuple[str, ...] | None = None
     scripts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -75,10 +75,11 @@ class Git:
 
     def contents(self, commit: str, migrations_path: str) -> Contents:
         """The migrations and the npm scripts of a commit; '' as ``migrations_path`` asks for no migrations."""
-        migrations: tuple[str, ...] = ()
+        migrations = None
         if migrations_path:
             tree = self._output("ls-tree", "-z", commit, f"{migrations_path.rstrip('/')}/")
-            migrations = migration_names(tree)
+            # A directory that is not there must not read as a release without migrations: all would be taken down.
+            migrations = migration_names(tree) if tree else None
         rc, package, _err = self._run(["show", f"{commit}:./package.json"])
         return Contents(migrations, npm_scripts(package) if rc == 0 else {})
 

@@ -42,6 +42,7 @@ class Options:
     excluded: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)  # host -> BUILD_ID of the kept build
     frontend_source: str = "image"
+    image_source: str = "registry"
     pinned: str = ""  # target of an unfinished run that is taken up again
 
 
@@ -83,6 +84,7 @@ def make_plan(
         "run_id": options.run_id,
         "coordinator": coordinator,
         "runner": options.runner,
+        "image_source": options.image_source,
         "hosts": hosts,
         "database": database_plan,
         # The old page on the newer API is the compatible pair; once the writers are stopped the API goes first.
@@ -102,14 +104,22 @@ def make_plan(
 
 
 def plan_digest(plan: Mapping[str, Any]) -> str:
-    """Return a fingerprint of what a plan would do: two readings that give the same one saw the same world."""
+    """Return a fingerprint of what a plan would do: two readings that give the same one saw the same world.
+
+    How many rows would be lost is not part of it: the running release goes on writing while the target is fetched,
+    and whether that may be lost is asked of every plan by itself. An image that is built gets its digest on the way.
+    """
+    pulled = plan["image_source"] == "registry"
     decided = {
         "release": plan["release"],
         "parts": plan["parts"],
         "down": [choice["name"] for choice in plan["database"]["down"]],
-        "price": plan["database"]["price"],
         "hosts": {
-            host: [entry["change"], entry["commit"], {n: s["digest"] for n, s in entry["services"].items()}]
+            host: [
+                entry["change"],
+                entry["commit"],
+                {n: [s["change"], s["digest"] if pulled else ""] for n, s in entry["services"].items()},
+            ]
             for host, entry in plan["hosts"].items()
         },
     }
@@ -178,7 +188,8 @@ def _fleet_refusals(options: Options) -> list[dict[str, str]]:
                     host,
                     "exclude_serving",
                     f"it is excluded, but {doubt}",
-                    f"take {host} out of the load balancer; when nothing can confirm that, say so with -e rollback_drained={host}",
+                    f"take {host} out of the load balancer; when nothing can confirm that, say so with "
+                    f"-e rollback_drained={host}",
                 )
             )
     return found
@@ -263,7 +274,8 @@ def _target_refusals(good: Mapping[str, Mapping[str, Any]], release: str, option
             if service.get("target_digest"):
                 digests.setdefault(name, Counter())[service["target_digest"]] += 1
     for name, seen in digests.items():
-        if len(seen) > 1:
+        # Images built on each host have a digest of their own there.
+        if len(seen) > 1 and options.image_source == "registry":
             found.append(
                 refusal(
                     "fleet",
@@ -303,7 +315,6 @@ def _plan_database(
         "warnings": [],
         "before": [],
         "target_migrations": None,
-        "addresses": {},
     }
     if database is None:
         return plan
@@ -343,7 +354,8 @@ def _plan_database(
             refusal(
                 options.runner,
                 "forward",
-                f"{release} needs migrations that are not applied ({', '.join(pending)}): going there is a deploy, not a rollback",
+                f"{release} needs migrations that are not applied ({', '.join(pending)}): going there is a deploy, "
+                "not a rollback",
                 "deploy it with your pipeline",
             )
         )
@@ -352,10 +364,11 @@ def _plan_database(
     plan["down"] = [choice.as_dict() for choice in down]
     plan["keep"] = [choice.as_dict() for choice in choices if choice.action == "keep"]
     plan["price"] = [dict(entry, migration=choice.name) for choice in down for entry in choice.price]
-    for choice in down:
-        for problem in rows[choice.name].get("problems") or ():
-            refusals.append(refusal(options.runner, problem["code"], problem["message"], problem["next"]))
-    refusals += _consent(plan["price"], release, options)
+    if "database" in options.parts:
+        for choice in down:
+            for problem in rows[choice.name].get("problems") or ():
+                refusals.append(refusal(options.runner, problem["code"], problem["message"], problem["next"]))
+        refusals += _consent(plan["price"], release, options)
     refusals += _boundary(good, down, release, options)
     if not info.get("parser") and choices:
         plan["warnings"].append(
@@ -388,8 +401,8 @@ def _unreachable_database(
     )
     if release and same and "application" in options.parts:
         plan["warnings"].append(
-            f"the database cannot be read ({_first_line(database['error'])}); {release} and the running release share their last "
-            "migration, so it is not touched"
+            f"the database cannot be read ({_first_line(database['error'])}); {release} and the running release share "
+            "their last migration, so it is not touched"
         )
         return
     refusals.append(
@@ -399,7 +412,8 @@ def _unreachable_database(
             _first_line(database["error"]),
             str(
                 database.get("next")
-                or "check that the database runs and that DATABASE_URL in .env is right; a rollback does not cure a database that is down"
+                or "check that the database runs and that DATABASE_URL in .env is right; "
+                "a rollback does not cure a database that is down"
             ),
         )
     )
@@ -467,7 +481,7 @@ def _runs_other(service: Mapping[str, Any] | None) -> bool:
 
 
 def _is_target(service: Mapping[str, Any]) -> bool:
-    """Return whether the running container's image is the target's, by digest; by image name where nothing was pulled."""
+    """Return whether the running container's image is the target's: by digest, by name where there is none."""
     running = service.get("running") or {}
     digest = service.get("target_digest")
     if digest:
@@ -479,7 +493,7 @@ def _is_target(service: Mapping[str, Any]) -> bool:
 
 
 def target_migrations(good: Mapping[str, Mapping[str, Any]], release: str) -> list[str] | None:
-    """Return the names the target contains: from a checkout that has its commit, else from a ledger; None if nobody knows."""
+    """Return the names the target contains: from a checkout that has its commit, else from a ledger, else None."""
     for stack in good.values():
         if stack["git"].get("target_migrations") is not None:
             return list(stack["git"]["target_migrations"])

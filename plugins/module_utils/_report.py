@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
-from ansible_collections.connectin.rollback.plugins.module_utils._plan import loss_text
+from ansible_collections.connectin.rollback.plugins.module_utils._plan import image_tag, loss_text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -172,7 +172,7 @@ def _running(service: Mapping[str, Any] | None) -> str:
         return "not known"
     if not running:
         return "no container"
-    tag = str(running.get("image") or "").partition("@")[0].rpartition(":")[2]
+    tag = image_tag(str(running.get("image") or ""))
     health = (service.get("health") or {}).get("status") or running.get("health") or "-"
     return f"{tag} {running.get('state')} {health}"
 

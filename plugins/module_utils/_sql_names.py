@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any
 
 # (schema or '' when the statement names none, relation)
-Relation = Tuple[str, str]
+Relation = tuple[str, str]
 
 
 def quote(name: str) -> str:
@@ -36,7 +36,7 @@ def of_list(strings: Any) -> Relation:
     return (parts[-2] if len(parts) > 1 else "", parts[-1])
 
 
-def type_name(node: Any) -> Optional[str]:
+def type_name(node: Any) -> str | None:
     """The last part of a TypeName node: ``int4``, ``Role_new``."""
     names = getattr(node, "names", None)
     return names[-1].sval if names else None

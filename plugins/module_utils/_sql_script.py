@@ -103,7 +103,9 @@ def read(raw: bytes, path: str) -> Script:
 
     if b"\0" in raw:
         return refused(
-            Problem("down_nul", f"{path} holds a NUL byte, after which PostgreSQL would read nothing.", f"Rewrite {path}.")
+            Problem(
+                "down_nul", f"{path} holds a NUL byte, after which PostgreSQL would read nothing.", f"Rewrite {path}."
+            )
         )
     try:
         text = raw.decode("utf-8-sig")
@@ -309,7 +311,14 @@ def _end_of_quoted(text: str, start: int) -> int:
 
 
 _OPENS = (("BEGIN",), ("BEGIN", "WORK"), ("BEGIN", "TRANSACTION"), ("START", "TRANSACTION"))
-_CLOSES = (("COMMIT",), ("COMMIT", "WORK"), ("COMMIT", "TRANSACTION"), ("END",), ("END", "WORK"), ("END", "TRANSACTION"))
+_CLOSES = (
+    ("COMMIT",),
+    ("COMMIT", "WORK"),
+    ("COMMIT", "TRANSACTION"),
+    ("END",),
+    ("END", "WORK"),
+    ("END", "TRANSACTION"),
+)
 _CONTROL = frozenset(("BEGIN", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"))
 
 
@@ -358,7 +367,11 @@ def _cannot_run(statements: list[Statement], path: str) -> list[Problem]:
         place = f"{path}, line {statement.line}"
         if words[0] == "COPY" and ("STDIN" in words or "STDOUT" in words):
             problems.append(
-                Problem("down_copy_stdin", f"{place}: COPY from or to the client has no client here.", "Write INSERT instead.")
+                Problem(
+                    "down_copy_stdin",
+                    f"{place}: COPY from or to the client has no client here.",
+                    "Write INSERT instead.",
+                )
             )
         elif _outside_transaction(words):
             problems.append(

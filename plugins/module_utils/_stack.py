@@ -164,6 +164,16 @@ def tag_refusal(tag: str, tags: Sequence[str], project_dir: str) -> Refusal:
     return Refusal("tag_unknown", message, f"git -C {project_dir} ls-remote --tags origin")
 
 
+def migrations_refusal(tag: str, path: str, project_dir: str) -> Refusal:
+    """The target has no migrations where they are looked for, which is not the same as having none."""
+    message = f"{tag} has no directory {path}, so nobody can tell which migrations it knows"
+    return Refusal(
+        "migrations_missing",
+        message,
+        f"git -C {project_dir} ls-tree -rd --name-only {tag}; set rollback_migrations_path, '' where there are none",
+    )
+
+
 def changes_refusal(paths: Sequence[str], project_dir: str) -> Refusal:
     """Somebody changed tracked files, which the next checkout would meet."""
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
@@ -297,7 +307,7 @@ def git_refusal(kind: str, message: str, project_dir: str) -> Refusal:
         return Refusal(
             "git_missing",
             f"{project_dir} is no git checkout",
-            f"git -C {project_dir} status; without git: rollback_git=false",
+            f"git -C {project_dir} status; set rollback_project_dir",
         )
     if kind == "denied":
         return Refusal(

@@ -25,7 +25,7 @@ _NEXT = {
     errno.ENOSPC: "Free some space on this disk (df -h shows it), then run the same command again.",
     errno.EDQUOT: "Free some space within the quota of this user, then run the same command again.",
     errno.EROFS: "The file system is mounted read-only: see dmesg for why, or set rollback_state_dir elsewhere.",
-    errno.ENOTDIR: "Something that is no directory is in its path: move that away, or set rollback_state_dir elsewhere.",
+    errno.ENOTDIR: "Something in its path is no directory: move that away, or set rollback_state_dir elsewhere.",
     errno.ENOENT: "Check the path for a misspelling.",
 }
 

@@ -15,8 +15,9 @@ def endpoints(
 ) -> list[dict[str, Any]]:
     """Return the endpoints for health_poll.
 
-    ``targets`` maps hosts to ``{service: {url, body, version, contains, assets_prefix}}`` from the inventory; a ``version``
-    expression is compared with the target's name. The served page must name the BUILD_ID that its container holds.
+    ``targets`` maps hosts to ``{service: {url, body, version, assets_prefix}}`` from the inventory; a ``version``
+    expression is compared with the target's name, where the target has to run. The served page must name the BUILD_ID
+    that its container holds.
     """
     found = []
     for host, entry in plan["hosts"].items():
@@ -36,7 +37,9 @@ def endpoints(
             elif entry["services"][name]["part"] == "application":
                 # The database is down and the rollback cannot cure that: the version is what can be proved.
                 endpoint["status"] = [200, 503]
-            if settings.get("version"):
+            # The database alone goes down only where the target's API runs; where nothing goes down, any may run.
+            at_target = entry["services"][name]["part"] in plan["parts"] or not plan["online"]
+            if settings.get("version") and at_target:
                 checks.append(f"{settings['version']} == '{plan['release']}'")
             endpoint["body"] = " && ".join(f"({check})" for check in checks)
             built = ((readings.get(host) or {}).get("services") or {}).get(name, {}).get("build_id")
@@ -61,7 +64,8 @@ def problems(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any], art
                 found.append(f"{name}: it serves build {service.get('build_id') or 'unknown'}, not {artifact}")
         elif planned["part"] in plan["parts"] and not _is_target(service):
             found.append(
-                f"{name}: it runs {running.get('image')} ({str(running.get('image_id'))[7:19]}), which is not the image of {plan['release']}"
+                f"{name}: it runs {running.get('image')} ({str(running.get('image_id'))[7:19]}), "
+                f"which is not the image of {plan['release']}"
             )
         if running.get("health") not in (None, "", "none", "healthy") and plan["database"]["reachable"]:
             found.append(f"{name}: its health check says {running['health']}")

@@ -95,7 +95,7 @@ changes:
       type: str
       sample: "    image: ${REGISTRY}/connectin/api:v1.4.2"
 files:
-  description: The files in which the tags stand, changed or not, with the SHA-256 that they have after the task.
+  description: The compose files and the env file, changed or not, with the SHA-256 that they have after the task.
   returned: always
   type: list
   elements: dict
@@ -114,8 +114,8 @@ diff:
   type: list
   elements: dict
   sample:
-    - before_header: /srv/connectin/.env (WEB_TAG)
-      after_header: /srv/connectin/.env (WEB_TAG)
+    - before_header: /srv/connectin/.env
+      after_header: /srv/connectin/.env
       before: "WEB_TAG=v1.4.3\n"
       after: "WEB_TAG=v1.4.2\n"
 """
@@ -153,15 +153,19 @@ def read(path: str) -> str:
 def load(params: Mapping[str, Any]) -> _compose_file.Files:
     """Read the compose files and the env file of the project."""
     directory = os.path.abspath(params["project_dir"])
-    if not os.path.isdir(directory):
-        raise Error(f"There is no directory {directory}. Correct project_dir (rollback_project_dir).")
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise Error(
+            f"Cannot read {directory}: {error.strerror}. Correct project_dir, or run it with become."
+        ) from error
     env_path = os.path.normpath(os.path.join(directory, params["env_file"]))
     texts = {env_path: read(env_path)} if os.path.exists(env_path) else {}
     asked = {key: _env_file.find(texts.get(env_path, ""), key) for key in ("COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR")}
     compose = _compose_file.project_files(
         directory,
         params["compose_files"],
-        os.listdir(directory),
+        names,
         *(os.environ.get(key) or (entry.value if entry else "") for key, entry in asked.items()),
     )
     if not compose:
@@ -183,7 +187,13 @@ def write_all(module: AnsibleModule, texts: Mapping[str, str], before: Mapping[s
     for path, temporary in prepared.items():
         target = os.path.realpath(path)
         if not os.path.exists(target):
-            os.chmod(temporary, 0o600)
+            # A new env file stays private; whoever owns the project has to read it.
+            owner = os.stat(os.path.dirname(target))
+            with contextlib.suppress(PermissionError):
+                os.chown(temporary, owner.st_uid, owner.st_gid)
+            os.replace(temporary, target)
+            done.append(path)
+            continue
         try:
             # Keeps mode, owner and SELinux context of the file that is replaced.
             module.atomic_move(temporary, target)

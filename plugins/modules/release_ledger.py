@@ -36,7 +36,8 @@ options:
   kind:
     description:
       - V(release) when the release came to run here, V(mark) when something about it became known, such as a verdict.
-      - By default it is V(release) if any of O(services), O(migrations), O(env_file) and O(pins) is given, else V(mark).
+      - By default it is V(release) if any of O(services), O(migrations), O(env_file) and O(pins) is given, and V(mark)
+        otherwise.
       - A release that runs here already with the same images and migrations, and is only judged anew, gets a V(mark)
         in any case, so that the time of its arrival stays.
     type: str

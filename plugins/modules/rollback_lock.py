@@ -43,8 +43,8 @@ options:
     type: str
   lease:
     description:
-      - For how many seconds the lock is held unless it is renewed. Give it more than the longest phase of a run takes:
-        another run may take over as soon as it is over.
+      - For how many seconds the lock is held unless it is renewed. Give it more than the longest phase of a run takes,
+        since another run may take over as soon as it is over.
     type: int
     default: 7200
 attributes:

@@ -538,7 +538,8 @@ class Reader:
             lock = _lock.parse(_state_dir.read_text(os.path.join(directory, "lock.json")), time.time())
             self.result["ledger"]["unfinished"] = self.unfinished(directory)
         except (_state_dir.StateDirError, OSError) as error:
-            message = f"the rollback's records cannot be read: {error}"
+            # The first sentence tells what happened; what to do about it is said here.
+            message = "the rollback's records cannot be read: " + str(error).partition(". ")[0]
             self.refuse(
                 _stack.Refusal("state_dir_denied", message, f"run it with become (-b); see: ls -ld {directory}")
             )
@@ -548,7 +549,8 @@ class Reader:
         self.result["ledger"]["current"] = _ledger.current(self.entries)
         self.result["ledger"]["previous"] = _ledger.previous(self.entries)
         self.result["lock"] = lock.as_dict()
-        if lock.held and lock.run_id != self.params["run_id"]:
+        # A lock without a run id cannot be read, and is nobody's own.
+        if lock.held and (not lock.run_id or lock.run_id != self.params["run_id"]):
             self.refuse(_stack.lock_refusal(lock))
 
     def unfinished(self, directory: str) -> dict[str, str] | None:
@@ -788,7 +790,7 @@ class Reader:
         if checkout.head:
             contents = git.contents(checkout.head, self.params["migrations_path"])
             found["smoke"] = self.params["smoke_script"] in contents.scripts
-            if self.params["migrations_path"]:
+            if contents.migrations is not None:
                 found["head_migrations"] = list(contents.migrations)
 
     def take_tag(self, git: _git.Git, program: str) -> None:
@@ -799,8 +801,10 @@ class Reader:
         if commit:
             contents = git.contents(commit, self.params["migrations_path"])
             found.update(target_commit=commit, target_local=True, smoke=self.params["smoke_script"] in contents.scripts)
-            if self.params["migrations_path"]:
+            if contents.migrations is not None:
                 found["target_migrations"] = list(contents.migrations)
+            elif self.params["migrations_path"] and recorded is None:
+                self.refuse(_stack.migrations_refusal(target, self.params["migrations_path"], self.directory))
             return
         commit = self.remote(git, program).remote_commit(target)
         found.update(target_commit=commit, target_on_remote=bool(commit))

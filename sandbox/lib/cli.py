@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from . import database, fleet, services
 from .config import (
     DEPLOYED,
+    HEALTHY,
     HOME,
     INVENTORY,
     PREFIX,
@@ -25,7 +26,7 @@ from .config import (
 from .containers import ensure_network, remove, remove_network, sandbox_containers, sandbox_volumes
 from .images import ensure_images, image_name, remove_images
 from .machine import ensure_engine, ensure_keys
-from .releases import build, ensure_repository, push_missing
+from .releases import build, ensure_repository, push_again
 from .shell import SandboxError, fail, in_parallel, say, step
 
 # What the next `up` need not make again: the registry's content, the git repository, the build cache.
@@ -62,6 +63,7 @@ def up(arguments: argparse.Namespace) -> None:
     services.load_image_into_ci(state, image_name("node"), "connectin/node:20")
     if state.database_place == "service":
         services.load_image_into_ci(state, image_name("services"), "connectin/postgres:17")
+        services.push_image(state, "connectin/postgres:17")
     fleet.write_inventory(state)
     _bring_to_last_release(state)
     say(f"the sandbox is up after {time.monotonic() - started:.0f} s")
@@ -72,24 +74,28 @@ def up(arguments: argparse.Namespace) -> None:
 def _bring_to_last_release(state: State) -> None:
     new = [name for name in state.hosts if name not in state.deployed]
     if state.snapshots_of == state.app_digest:
-        if new:
-            in_parallel([lambda name=name: fleet.provision(state, name) for name in new])
-            fleet.join(state, next(iter(state.deployed.values()), DEPLOYED[-1]), new)
+        in_parallel([lambda name=name: fleet.provision(state, name) for name in new])
+        if not state.deployed:
+            fleet.restore(state, DEPLOYED[-1], keep_state=False)
+        elif new:
+            fleet.join(state, next(iter(state.deployed.values())), new)
         return
     in_parallel([lambda name=name: fleet.start_afresh(state, name) for name in state.hosts])
     builder = _Builder(state)
     builder.start()
-    if state.database_place == "apart":
-        database.create_empty(state)
-    state.snapshots, state.deployed = [], {}
+    state.snapshots, state.snapshots_of, state.deployed = [], "", {}
+    if state.database_place == "service":
+        builder.wait_for(DEPLOYED[0])
+        fleet.start_database(state, DEPLOYED[0])
+    database.create_empty(state)
     for release in DEPLOYED:
         builder.wait_for(release)
         fleet.deploy(state, release, list(state.hosts))
         fleet.seed(state, release)
         database.take_snapshot(state, release)
+    builder.wait_for(RELEASES[-1])
     state.snapshots_of = state.app_digest
     state.save()
-    builder.wait_for(RELEASES[-1])
 
 
 class _Builder(threading.Thread):
@@ -105,6 +111,8 @@ class _Builder(threading.Thread):
         try:
             for release in RELEASES:
                 build(self._state, release)
+                # Builds on the hosts start from it. Its layers are there with the first release, so it costs nothing.
+                services.push_image(self._state, "connectin/node:20")
                 self._done[release].set()
         except SandboxError as error:
             self._error = error
@@ -150,8 +158,15 @@ def clean(arguments: argparse.Namespace) -> None:
         shutil.rmtree(HOME, ignore_errors=True)
 
 
-def deploy(arguments: argparse.Namespace) -> None:
+def _complete_state() -> State:
     state = require_state()
+    if not state.snapshots_of:
+        raise SandboxError("this sandbox has not come up whole. Go on with: sandbox/sandbox up")
+    return state
+
+
+def deploy(arguments: argparse.Namespace) -> None:
+    state = _complete_state()
     hosts = arguments.hosts.split(",") if arguments.hosts else list(state.hosts)
     unknown = [name for name in hosts if name not in state.hosts]
     if unknown:
@@ -163,11 +178,11 @@ def deploy(arguments: argparse.Namespace) -> None:
 def restore(arguments: argparse.Namespace) -> None:
     """Back to right after the release; one that was never deployed here is deployed on the last that was."""
     started = time.monotonic()
-    state = require_state()
+    state = _complete_state()
     state.web = arguments.web or state.web
     release = arguments.release
     services.revive_services(state)
-    push_missing(state, release)
+    push_again(state)
     if release in state.snapshots:
         fleet.restore(state, release, keep_state=arguments.keep_state)
     else:
@@ -175,6 +190,8 @@ def restore(arguments: argparse.Namespace) -> None:
         fleet.deploy(state, release, list(state.hosts))
         database.take_snapshot(state, release)
     services.undrain(state)
+    if release in HEALTHY:
+        services.wait_for_servers(state)
     say(f"restored {release} after {time.monotonic() - started:.1f} s")
 
 
@@ -232,6 +249,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SandboxError as error:
         fail(str(error))
         return 1
+    except BrokenPipeError:
+        # the reader, `head` for one, has seen enough; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         fail("interrupted. The same command goes on from here; sandbox/sandbox down removes what is there.")
         return 130

@@ -28,6 +28,8 @@ PREFIX = "connectin-" + hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:4]
 RELEASES = ("v1.0.0", "v1.1.0", "v1.2.0", "v1.3.0")
 # A fleet that has just come up has lived through these, in this order.
 DEPLOYED = RELEASES[:3]
+# The others are what a rollback is for: v1.2.0 answers 503, v1.3.0 ends as soon as it starts.
+HEALTHY = RELEASES[:2]
 
 PROJECT_DIR = "/srv/connectin"
 STATE_DIR = "/var/lib/connectin-rollback"
@@ -52,6 +54,8 @@ class State:
     app_digest: str = ""
     commits: dict[str, str] = dataclasses.field(default_factory=dict)
     built: list[str] = dataclasses.field(default_factory=list)
+    # what the registry answered after each push: 'connectin/api:v1.0.0' -> 'sha256:..'
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
     snapshots: list[str] = dataclasses.field(default_factory=list)
     # the sources that the snapshots stand for
     snapshots_of: str = ""

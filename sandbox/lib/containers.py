@@ -145,14 +145,14 @@ def _create(state: State, wanted: Container, name: str, spec: str) -> None:
         put_files(wanted.name, dict(wanted.files))
 
 
-def put_files(name: str, files: Mapping[str, str], mode: int = 0o644) -> None:
+def put_files(name: str, files: Mapping[str, str]) -> None:
     """Writes files (absolute path -> text) into a container, which need not run."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for path, text in files.items():
             entry = tarfile.TarInfo(path.lstrip("/"))
             entry.size = len(text.encode())
-            entry.mode = mode
+            entry.mode = 0o644
             tar.addfile(entry, io.BytesIO(text.encode()))
     send(["docker", "cp", "-", f"{container_name(name)}:/"], archive.getvalue())
 

@@ -15,6 +15,7 @@ from .config import (
     KEY,
     KNOWN_HOSTS,
     PROJECT_DIR,
+    RELEASES,
     STATE_DIR,
     State,
     host_names,
@@ -84,8 +85,11 @@ KEY
 def provision(state: State, name: str) -> None:
     """Access, and the checkout that every deployment works in."""
     in_container(name, access_script(state))
-    in_container(name, f"test -d {PROJECT_DIR}/.git || git clone --quiet --no-checkout {state.git_url} {PROJECT_DIR}",
-                 user="deploy")
+    in_container(
+        name,
+        f"test -d {PROJECT_DIR}/.git || git clone --quiet --no-checkout {state.git_url} {PROJECT_DIR}",
+        user="deploy",
+    )
 
 
 def start_afresh(state: State, name: str) -> None:
@@ -175,10 +179,14 @@ def _keep_build_script(state: State, release: str) -> str:
     """
 
 
+def start_database(state: State, release: str) -> None:
+    """The database that is a service of the stack runs, from the checkout of this release."""
+    in_container("app1", _checkout_script(state, release), user="deploy")
+    in_container("app1", f"cd {PROJECT_DIR} && docker compose up -d --wait --quiet-pull db", user="deploy")
+
+
 def migrate(state: State, name: str) -> None:
     """The real `prisma migrate deploy`, on the live database and on the reference at the same time."""
-    if state.database_place == "service":
-        in_container(name, f"cd {PROJECT_DIR} && docker compose up -d --wait --quiet-pull db", user="deploy")
     in_container(
         name,
         f"""
@@ -196,7 +204,10 @@ def migrate(state: State, name: str) -> None:
 
 
 def _start(state: State, name: str, release: str) -> None:
-    in_container(name, f"cd {PROJECT_DIR} && docker compose up -d --remove-orphans 2>&1", user="deploy")
+    # A build folder behind the link is no change that Compose could see.
+    again = "docker compose restart web" if state.web == "artifact" else "true"
+    script = f"cd {PROJECT_DIR} && docker compose up -d --remove-orphans 2>&1 && {again} 2>&1"
+    in_container(name, script, user="deploy")
     wait_for_release(state, name, release)
 
 
@@ -241,7 +252,7 @@ def restore(state: State, release: str, *, keep_state: bool) -> None:
         in_parallel([lambda name=name: _reset_host(state, name, release, keep_state) for name in names])
     with step(f"database from the snapshot of {release}"):
         if state.database_place == "service":
-            in_container("app1", f"cd {PROJECT_DIR} && docker compose up -d --wait db", user="deploy")
+            start_database(state, release)
         database.restore_snapshot(state, release)
     with step(f"{release} answers"):
         in_parallel([lambda name=name: _start(state, name, release) for name in names])
@@ -257,8 +268,12 @@ def _reset_host(state: State, name: str, release: str, keep_state: bool) -> None
         f"""
         /usr/local/sbin/host-docker start
         {access_script(state)}
-        docker ps --all --quiet --no-trunc | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
+        # A database in the stack is not killed: its recovery would take longer than all the rest.
+        docker ps --all --format '{{{{.ID}}}} {{{{.Label "com.docker.compose.service"}}}}' \
+          | awk '$2 != "db" {{ print $1 }}' | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
         {forget}
+        iptables --flush INPUT
+        iptables --flush OUTPUT
         rm -f {PROJECT_DIR}/.git/index.lock
         chown -R deploy:deploy {PROJECT_DIR}
         git config --system --get-all safe.directory | grep --quiet --line-regexp {PROJECT_DIR} \\
@@ -270,12 +285,26 @@ def _reset_host(state: State, name: str, release: str, keep_state: bool) -> None
         f"""
         cd {PROJECT_DIR}
         git remote set-url origin {state.git_url}
+        test "$(git tag | wc -l)" = {len(RELEASES)} || git fetch --quiet --tags --force origin
         {_checkout_script(state, release)}
         git clean --quiet --force -d -x --exclude=.env --exclude=web-releases
+        {_pull_script(state, release)}
         {_keep_build_script(state, release)}
         """,
         user="deploy",
     )
+
+
+def _pull_script(state: State, release: str) -> str:
+    """Shell text: this release and the ones before are here as they were pushed; a drill may have removed some."""
+    known = RELEASES[: RELEASES.index(release) + 1]
+    wanted = {name: digest for name, digest in state.digests.items() if name.rsplit(":", 1)[1] in known}
+    lines = [
+        f"docker image inspect --format '{{{{.RepoDigests}}}}' {state.registry}/{name} 2>/dev/null"
+        f" | grep --quiet {digest} || docker pull --quiet {state.registry}/{name} >/dev/null"
+        for name, digest in wanted.items()
+    ]
+    return "\n        ".join(lines)
 
 
 def status_lines(state: State) -> list[str]:

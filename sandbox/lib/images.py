@@ -125,5 +125,7 @@ def remove_images() -> None:
     for name in ("host", "node", "services"):
         run(["docker", "image", "rm", "--force", image_name(name)], check=False)
     key, value = BASE_LABEL.split("=")
-    if image_label(BASE, key) == value:
+    labelled = run(["docker", "image", "ls", "--quiet", "--filter", f"label={key}"]).stdout.split()
+    # The images of another checkout may stand on the same base.
+    if image_label(BASE, key) == value and len(set(labelled)) == 1:
         run(["docker", "image", "rm", BASE], check=False)

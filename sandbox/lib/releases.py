@@ -9,9 +9,10 @@ import tarfile
 
 from .config import APP, RELEASES, State, container_name
 from .containers import in_container, send
-from .services import registry_has
+from .services import registry_digest
 from .shell import step
 
+SERVICES = ("api", "web")
 # Fixed, so that the same sources give the same commits on every machine.
 DATES = {
     "v1.0.0": "2025-01-07T10:00:00+00:00",
@@ -116,20 +117,25 @@ def build(state: State, release: str) -> None:
     if stamp in state.built:
         return
     with step(f"build and push {release}"):
-        in_container("ci", _build_script(state, release, "build --quiet api web\n docker compose push --quiet api web"))
+        in_container("ci", _build_script(state, release))
+    for service in SERVICES:
+        state.digests[f"connectin/{service}:{release}"] = registry_digest(state, f"connectin/{service}", release)
     state.built = [line for line in state.built if not line.startswith(f"{release} ")] + [stamp]
     state.save()
 
 
-def push_missing(state: State, release: str) -> None:
-    """Pushes again what a drill deleted from the registry."""
-    if not all(registry_has(state, f"connectin/{service}", release) for service in ("api", "web")):
-        with step(f"push {release} again, which the registry has lost"):
-            in_container("ci", _build_script(state, release, "push --quiet api web"))
+def push_again(state: State) -> None:
+    """Gives back to the registry what a drill deleted from it or moved to another image."""
+    for release in RELEASES:
+        names = [f"connectin/{service}" for service in SERVICES]
+        if all(registry_digest(state, name, release) == state.digests.get(f"{name}:{release}") for name in names):
+            continue
+        with step(f"push {release} again, which is not in the registry as it was"):
+            in_container("ci", _build_script(state, release))
 
 
-def _build_script(state: State, release: str, command: str) -> str:
-    # CA_BUNDLE has to exist even where the machine has no bundle of its own: the image brings Debian's.
+def _build_script(state: State, release: str) -> str:
+    """Shell text that builds from the tag, out of the cache where it can, and pushes."""
     return f"""
         folder=/srv/build/{release}
         mkdir -p /srv/build
@@ -137,5 +143,6 @@ def _build_script(state: State, release: str, command: str) -> str:
         git clone --quiet --branch {release} /srv/git/connectin.git "$folder" 2>/dev/null
         cd "$folder"
         export REGISTRY={state.registry} WEB_TAG={release} DATABASE_URL=none
-        docker compose {command}
+        docker compose build --quiet {" ".join(SERVICES)}
+        docker compose push --quiet {" ".join(SERVICES)}
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import csv
+import io
 import json
 import socket
 import urllib.error
@@ -102,21 +104,24 @@ def ensure_build_machine(state: State) -> None:
 
 
 def load_image_into_ci(state: State, image: str, reference: str) -> None:
-    """Hands an image of the machine's engine to the build machine and pushes it from there."""
+    """The build machine has this image of the machine's engine, under the name that the registry will know."""
     wanted = run(["docker", "image", "inspect", "--format", "{{.Id}}", image]).stdout.strip()
-    marker = f"/var/lib/docker/pushed-{reference.replace('/', '-').replace(':', '-')}"
-    if in_container("ci", f"cat {marker} 2>/dev/null || true").strip() == f"{wanted} {state.registry}":
+    name = f"{state.registry}/{reference}"
+    if in_container("ci", f"docker image inspect --format '{{{{.Id}}}}' {name}", check=False).strip() == wanted:
         return
-    with step(f"hand {reference} to the registry"):
+    with step(f"hand {reference} to the build machine"):
         pipe(["docker", "save", image], ["docker", "exec", "-i", container_name("ci"), "docker", "load", "--quiet"])
-        in_container(
-            "ci",
-            f"""
-            docker tag {image} {state.registry}/{reference}
-            docker push --quiet {state.registry}/{reference}
-            echo '{wanted} {state.registry}' >{marker}
-            """,
-        )
+        in_container("ci", f"docker tag {image} {name} && docker rmi {image}")
+
+
+def push_image(state: State, reference: str) -> None:
+    """The registry has this image, as the build machine has it."""
+    repository, tag = reference.split(":")
+    known = in_container("ci", f"docker image inspect --format '{{{{.RepoDigests}}}}' {state.registry}/{reference}")
+    digest = registry_digest(state, repository, tag)
+    if not digest or digest not in known:
+        with step(f"push {reference}"):
+            in_container("ci", f"docker push --quiet {state.registry}/{reference}")
 
 
 def login_script(state: State) -> str:
@@ -198,13 +203,23 @@ def undrain(state: State) -> None:
         f"set server {backend}/{name} {setting}"
         for backend in ("api", "web")
         for name in state.hosts
-        for setting in ("state ready", "health up", "weight 100%")
-        if setting != "health up"
+        for setting in ("state ready", "weight 100%")
     ]
     with contextlib.suppress(OSError), socket.create_connection((state.service("lb"), ADMIN_PORT), timeout=5) as admin:
         admin.sendall(("; ".join(commands) + "\n").encode())
         while admin.recv(4096):
             pass
+
+
+def wait_for_servers(state: State) -> None:
+    """The load balancer has seen every server healthy: its last checks, counted as it counts, have all passed."""
+
+    def all_up() -> bool:
+        rows = csv.DictReader(io.StringIO(fetch(f"http://{state.service('lb')}:8404/;csv")[1].lstrip("# ")))
+        servers = [row["status"] for row in rows if row["svname"] in state.hosts]
+        return len(servers) == 2 * len(state.hosts) and all(status == "UP" for status in servers)
+
+    wait_until(all_up, "the load balancer finds every server healthy", 15)
 
 
 def revive_services(state: State) -> None:
@@ -236,14 +251,20 @@ def fetch(
         return 0, str(error)
 
 
-def registry_has(state: State, repository: str, tag: str) -> bool:
-    """Whether the registry still holds the tag: drills delete some."""
+def registry_digest(state: State, repository: str, tag: str) -> str:
+    """The digest that the registry answers for the tag, '' when it does not hold it."""
     credentials = base64.b64encode(f"connectin:{load_secrets()['registry']}".encode()).decode()
     headers = {
         "Authorization": f"Basic {credentials}",
         "Accept": "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json",
     }
-    status, reason = fetch(f"http://{state.registry}/v2/{repository}/manifests/{tag}", method="HEAD", headers=headers)
-    if status not in (200, 404):
-        raise SandboxError(f"the registry answers {status} for {repository}:{tag}. {reason}")
-    return status == 200
+    address = f"http://{state.registry}/v2/{repository}/manifests/{tag}"
+    try:
+        with _opener.open(urllib.request.Request(address, method="HEAD", headers=headers), timeout=5) as answer:
+            return str(answer.headers["Docker-Content-Digest"])
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return ""
+        raise SandboxError(f"the registry answers {error.code} for {repository}:{tag}.") from error
+    except OSError as error:
+        raise SandboxError(f"the registry at {state.registry} does not answer: {error}") from error

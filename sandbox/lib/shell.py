@@ -54,7 +54,6 @@ def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
-    cwd: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """The finished process with its output as text; a failure is an error that quotes the end of the output."""
     try:
@@ -67,7 +66,6 @@ def run(
             errors="replace",
             env={**os.environ, **env} if env else None,
             timeout=timeout,
-            cwd=cwd,
             check=False,
         )
     except FileNotFoundError as error:

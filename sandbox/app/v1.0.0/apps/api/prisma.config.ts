@@ -17,16 +17,24 @@ Result.prototype.addFields = function (fields: { dataTypeID: number }[]) {
   return addFields.call(this, fields);
 };
 
+// The engine leaves the timer of its wait for the lock running, 10 s, and the process would stay for it. While it
+// really waits, the connection keeps the process alive.
+const startTimer = globalThis.setTimeout;
+globalThis.setTimeout = ((work: () => void, delay?: number, ...rest: unknown[]) => {
+  const timer = startTimer(work, delay, ...rest);
+  return delay === 10_000 ? timer.unref() : timer;
+}) as typeof setTimeout;
+
 export default defineConfig({
   schema: 'prisma/schema.prisma',
   engine: 'js',
   experimental: { adapter: true },
-  // Without an idle time of its own the pool would hold Prisma's lock for 10 s after the work is done.
+  // The pool's own idle time, 10 s, would hold Prisma's lock for as long after the work is done.
   adapter: async () =>
     new PrismaPg({
       connectionString: process.env.DATABASE_URL,
       application_name: 'prisma-migrate',
-      idleTimeoutMillis: 100,
+      idleTimeoutMillis: 300,
       allowExitOnIdle: true,
     }),
 });

@@ -1,0 +1,427 @@
+# Copyright: (c) 2026, ConnectIn operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Down scripts and their bookkeeping in one transaction that excludes every ``prisma migrate deploy``."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_database as reading
+from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_plan as planning
+from ansible_collections.connectin.rollback.plugins.module_utils import _sql_loss, _sql_names, _sql_script
+from ansible_collections.connectin.rollback.plugins.module_utils._connection import Database, DatabaseError
+from ansible_collections.connectin.rollback.plugins.module_utils._prisma_database import Place
+from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
+from ansible_collections.connectin.rollback.plugins.module_utils._prisma_history import Row
+from ansible_collections.connectin.rollback.plugins.module_utils._prisma_plan import Plan, Step
+
+RETRIED = frozenset(("55P03", "40P01", "40001"))
+POLL = 0.2
+
+
+class Clock(Protocol):
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to go about it; seconds, 0 for no limit."""
+
+    target: str = ""
+    confirm_data_loss: str = ""
+    record: str = "mark"
+    lock_wait: float = 30
+    lock_timeout: float = 5
+    statement_timeout: float = 0
+    retries: int = 5
+    require_no_sessions: bool = False
+    sessions_wait: float = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was committed. ``plan`` holds the losses as they were counted under the locks."""
+
+    plan: Plan
+    rolled_back: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...]
+
+
+class _SessionsLeft(Exception):
+    """A client came between the check and the transaction."""
+
+
+class _HistoryChanged(Exception):
+    pass
+
+
+def losses_of(database: Database, place: Place, steps: Sequence[Step]) -> dict[str, list[dict[str, Any]]]:
+    """What each step destroys, counted now; read in the order in which the scripts run."""
+    reader = _sql_loss.Reader(place.current_schema)
+    return {step.name: reading.count(database, place, _read(reader, step)) for step in steps}
+
+
+def _read(reader: _sql_loss.Reader, step: Step) -> list[_sql_loss.Loss]:
+    if step.script is None or not step.statements:
+        return []
+    if step.script.tree is None:
+        return [_sql_loss.unknown("pglast is not on the host that reads the script: what it destroys is unknown")]
+    return reader.read(step.script.tree)
+
+
+def wait_for_no_sessions(database: Database, seconds: float, clock: Clock) -> None:
+    """Wait until nobody else is connected to the database, or say who is."""
+    deadline = clock.monotonic() + seconds
+    while True:
+        found = reading.sessions(database)
+        if not found:
+            return
+        if clock.monotonic() >= deadline:
+            raise PrismaError(
+                f"Nothing was changed, because {len(found)} other session{'s are' if len(found) > 1 else ' is'} "
+                f"connected to "
+                f"{database.target.params['dbname']} after {seconds:g} s: "
+                f"{'; '.join(map(reading.session_text, found))}. "
+                "Stop what is connected (the writers of every host, migrations, consoles) and run this again.",
+                sessions=found,
+            )
+        clock.sleep(POLL)
+
+
+class Transaction:
+    """One rollback. ``connect`` opens another connection, to look what became of a COMMIT that was cut off."""
+
+    def __init__(
+        self,
+        database: Database,
+        place: Place,
+        rows: Sequence[Row],
+        options: Options,
+        clock: Clock,
+        connect: Callable[[], Database],
+    ) -> None:
+        self._database = database
+        self._place = place
+        self._rows = list(rows)
+        self._options = options
+        self._clock = clock
+        self._connect = connect
+        self._warnings: list[str] = []
+
+    def roll_back(self, plan: Plan) -> Outcome:
+        """Run the plan, again from the start when a lock was not to be had."""
+        attempt = 0
+        deadline = self._clock.monotonic() + self._options.sessions_wait
+        while True:
+            try:
+                if self._options.require_no_sessions:
+                    wait_for_no_sessions(self._database, self._options.sessions_wait, self._clock)
+                return self._attempt(plan)
+            except _HistoryChanged:
+                self._database.rollback()
+                raise PrismaError(
+                    "Nothing was changed, because the history changed while this waited for its lock (a deploy or "
+                    "another "
+                    "rollback was under way). Plan again."
+                ) from None
+            except _SessionsLeft:
+                self._database.rollback()
+                if self._clock.monotonic() >= deadline:
+                    wait_for_no_sessions(self._database, 0, self._clock)
+            except DatabaseError as error:
+                self._database.rollback()
+                if error.sqlstate not in RETRIED or attempt >= self._options.retries or not self._database.alive:
+                    raise self._failure(error) from None
+                attempt += 1
+                # Jitter keeps two that met once from meeting again.
+                self._clock.sleep(min(8.0, 0.25 * 2**attempt) * random.uniform(0.5, 1.0))
+            except PrismaError:
+                self._database.rollback()
+                raise
+
+    def mark_applied(self, names_and_checksums: Sequence[tuple[str, str]]) -> None:
+        """What ``prisma migrate resolve --applied`` does, also where Prisma refuses it (P3008) after a rollback."""
+        try:
+            self._begin()
+            for name, checksum in names_and_checksums:
+                self._database.execute(
+                    f"UPDATE {self._place.table} SET rolled_back_at = pg_catalog.clock_timestamp() "
+                    "WHERE migration_name = %s AND finished_at IS NULL AND rolled_back_at IS NULL",
+                    [name],
+                )
+                self._database.execute(
+                    f"INSERT INTO {self._place.table} (id, checksum, finished_at, migration_name, logs, started_at, "
+                    "applied_steps_count) SELECT %s, %s, t, %s, '', t, 0 FROM (SELECT pg_catalog.clock_timestamp() "
+                    "AS t) AS now",
+                    [str(uuid.uuid4()), checksum, name],
+                )
+            self._commit(self._xid())
+        except _HistoryChanged:
+            self._database.rollback()
+            raise PrismaError("Nothing was changed, because the history changed meanwhile. Run this again.") from None
+        except DatabaseError as error:
+            self._database.rollback()
+            raise self._failure(error) from None
+        except PrismaError:
+            self._database.rollback()
+            raise
+
+    def _begin(self) -> None:
+        """Open the transaction, take Prisma's lock and the table, and see that the history is what was planned on."""
+        self._take_lock()
+        self._assert_settings()
+        self._database.run(f"LOCK TABLE {self._place.table} IN SHARE ROW EXCLUSIVE MODE")
+        if reading.read_rows(self._database, self._place) != self._rows:
+            raise _HistoryChanged
+
+    def _take_lock(self) -> None:
+        deadline = self._clock.monotonic() + self._options.lock_wait
+        while True:
+            # A new transaction per try: one that blocked would hold a snapshot, on which CREATE INDEX CONCURRENTLY
+            # waits.
+            self._database.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+            if self._database.value(f"SELECT pg_catalog.pg_try_advisory_xact_lock({reading.LOCK})"):
+                return
+            holders = reading.lock_holders(self._database)
+            self._database.run("ROLLBACK")
+            if self._clock.monotonic() >= deadline:
+                who = "; ".join(map(reading.session_text, holders)) or "a session that has gone since"
+                raise PrismaError(
+                    f"Nothing was changed, because Prisma's migration lock ({reading.LOCK}) is still held after "
+                    f"{self._options.lock_wait:g} s by {who}. A deploy is running, or its process hangs: let it "
+                    f"finish, or stop it, "
+                    "and run this again.",
+                    lock_holders=holders,
+                )
+            self._clock.sleep(POLL)
+
+    def _assert_settings(self) -> None:
+        """A script may have changed any setting: all are put back before the next one."""
+        self._database.run("RESET SESSION AUTHORIZATION")
+        self._database.run("RESET ROLE")
+        self._database.run("RESET ALL")
+        self._database.run(f"SET LOCAL lock_timeout = {int(self._options.lock_timeout * 1000)}")
+        self._database.run(f"SET LOCAL statement_timeout = {int(self._options.statement_timeout * 1000)}")
+        reading.set_search_path(self._database, self._place)
+
+    def _xid(self) -> int:
+        return int(self._database.value("SELECT pg_catalog.txid_current()"))
+
+    def _attempt(self, plan: Plan) -> Outcome:
+        self._warnings = []
+        self._begin()
+        if self._options.require_no_sessions and reading.sessions(self._database):
+            raise _SessionsLeft
+        plan = self._counted_again(plan)
+        xid = self._xid()
+        done = [self._step(step, xid) for step in plan.steps]
+        waiters = reading.lock_waiters(self._database)
+        if waiters:
+            self._warnings.append(
+                f"pid {', '.join(map(str, waiters))} waits for Prisma's lock: a deploy that may apply these "
+                f"migrations again now"
+            )
+        self._commit(xid)
+        return Outcome(plan, tuple(done), tuple(self._warnings))
+
+    def _counted_again(self, plan: Plan) -> Plan:
+        """Count under the locks that the scripts need anyway: from here on nothing can be added to what is lost."""
+        reader = _sql_loss.Reader(self._place.current_schema)
+        found = [(step, _read(reader, step)) for step in plan.steps]
+        for loss in (each for _step, losses in found for each in losses):
+            self._lock_table(loss)
+        counted = {step.name: reading.count(self._database, self._place, losses) for step, losses in found}
+        plan = replace(plan, losses=counted)
+        planning.require_consent(plan, self._options.target, self._options.confirm_data_loss)
+        return plan
+
+    def _lock_table(self, loss: _sql_loss.Loss) -> None:
+        if loss.relation is None:
+            return
+        table = _sql_names.qualified(loss.relation)
+        if self._database.value(
+            "SELECT relkind IN ('r', 'p') FROM pg_catalog.pg_class WHERE oid = to_regclass(%s)", [table]
+        ):
+            mode = "SHARE ROW EXCLUSIVE" if loss.kind in ("delete", "update") else "ACCESS EXCLUSIVE"
+            self._database.run(f"LOCK TABLE {table} IN {mode} MODE")
+
+    def _step(self, step: Step, xid: int) -> dict[str, Any]:
+        started = self._clock.monotonic()
+        before = reading.read_rows(self._database, self._place)
+        self._assert_settings()
+        self._database.take_notices()
+        for statement in step.statements:
+            try:
+                self._database.run(statement.text)
+            except DatabaseError as error:
+                raise _located(error, step, statement) from None
+            if not self._database.in_transaction or self._xid_now() != xid:
+                raise PrismaError(
+                    f"{step.name}: {step.script.path}, line {statement.line}, ended the transaction that was to undo "
+                    f"everything "
+                    "together. What ran before it is committed, and the history still says applied: compare the "
+                    "database by hand.",
+                    failed_migration=step.name,
+                    file=step.script.path,
+                    line=statement.line,
+                )
+        if step.statements:
+            try:
+                # What is deferred to the commit would fail there, without a word about which script it was.
+                self._database.run("SET CONSTRAINTS ALL IMMEDIATE")
+            except DatabaseError as error:
+                raise _located(error, step, None) from None
+        self._assert_settings()
+        by_script = self._record(step, before)
+        return {
+            "name": step.name,
+            "ids": list(step.ids),
+            "sql_sha256": step.script.sha256 if step.script else "",
+            "statements": len(step.statements),
+            "duration_ms": int((self._clock.monotonic() - started) * 1000),
+            "notices": self._database.take_notices(),
+            "recorded_by": "script" if by_script else "module",
+        }
+
+    def _xid_now(self) -> int | None:
+        """The transaction's id, asked after every statement."""
+        found = self._database.value("SELECT pg_catalog.txid_current_if_assigned()")
+        return None if found is None else int(found)
+
+    def _record(self, step: Step, before: Sequence[Row]) -> bool:
+        """Mark or delete the rows of the migration. True if the script had done so; it may touch no other row."""
+        ids = set(step.ids)
+        after = {row.id: row for row in reading.read_rows(self._database, self._place)}
+        for row in before:
+            now = after.pop(row.id, None)
+            own = row.id in ids and (now is None or replace(now, rolled_back_at=None) == row)
+            if now != row and not own:
+                raise PrismaError(
+                    f"Nothing was changed, because {step.script.path} changes the history of {row.migration_name} in "
+                    f"{reading.TABLE}, which is not its own. Take that statement out.",
+                    failed_migration=step.name,
+                    file=step.script.path,
+                )
+        if after:
+            raise PrismaError(
+                f"Nothing was changed, because {step.script.path} adds rows to {reading.TABLE}. Take that statement "
+                f"out.",
+                failed_migration=step.name,
+                file=step.script.path,
+            )
+        left = [row for row in reading.read_rows(self._database, self._place) if row.id in ids and row.live]
+        if left:
+            condition = "WHERE id = ANY(%s) AND rolled_back_at IS NULL RETURNING id"
+            verb = f"UPDATE {self._place.table} SET rolled_back_at = pg_catalog.clock_timestamp()"
+            if self._options.record == "delete":
+                verb = f"DELETE FROM {self._place.table}"
+            written = self._database.execute(f"{verb} {condition}", [[row.id for row in left]])
+            if len(written) != len(left):
+                raise PrismaError(
+                    f"Nothing was changed, because {len(left)} rows of {step.name} were to be recorded and "
+                    f"{len(written)} were: "
+                    f"a trigger or rule on {reading.TABLE} interferes.",
+                    failed_migration=step.name,
+                )
+        return bool(step.script) and not left
+
+    def _commit(self, xid: int) -> None:
+        try:
+            tag = self._database.run("COMMIT")
+        except DatabaseError as error:
+            if not error.lost:
+                raise
+            self._look(xid, error)
+            return
+        if tag != "COMMIT":
+            raise PrismaError("Nothing was changed: PostgreSQL answered COMMIT with ROLLBACK.")
+
+    def _look(self, xid: int, error: DatabaseError) -> None:
+        """The connection died in COMMIT: ask the server, which keeps every transaction's end, how it went."""
+        deadline = self._clock.monotonic() + max(10.0, self._options.lock_wait)
+        status = None
+        while status in (None, "in progress") and self._clock.monotonic() < deadline:
+            try:
+                database = self._connect()
+                try:
+                    status = database.value("SELECT pg_catalog.txid_status(%s::bigint)", [xid])
+                finally:
+                    database.close()
+            except DatabaseError:
+                status = None
+            if status not in ("committed", "aborted"):
+                self._clock.sleep(POLL)
+        if status == "committed":
+            self._warnings.append(
+                f"the connection was lost during COMMIT ({error.message}); the server says that it committed"
+            )
+            return
+        if status == "aborted":
+            raise PrismaError(
+                f"Nothing was changed: the connection was lost during COMMIT ({error.message}), and the server says "
+                f"that it did "
+                "not commit. Run this again.",
+                outcome="aborted",
+            )
+        raise PrismaError(
+            f"Unknown whether anything was changed: the connection was lost during COMMIT ({error.message}), and the "
+            f"server cannot "
+            f"be asked. When it answers again: SELECT txid_status({xid});",
+            outcome="unknown",
+        )
+
+    def _failure(self, error: DatabaseError) -> PrismaError:
+        """The whole transaction is undone; say where it stopped and what helps."""
+        where = ""
+        if "file" in error.fields:
+            name, line = error.fields["failed_migration"], error.fields["line"]
+            where = f"{name}: {error.fields['file']}" + (f", line {line}" if line else "") + ": "
+        text = f"Nothing was changed. {where}{error.message}"
+        if error.sqlstate:
+            text += f" (SQLSTATE {error.sqlstate})"
+        for part in (error.detail, error.hint, ADVICE.get(error.sqlstate, "")):
+            if part:
+                text += f". {part.rstrip('.')}"
+        if error.lost:
+            text += ". The connection was lost before COMMIT, so the server undoes it"
+        return PrismaError(
+            text + ".",
+            **{
+                "sqlstate": error.sqlstate,
+                "message": error.message,
+                "detail": error.detail,
+                **error.fields,
+            },
+        )
+
+
+ADVICE = {
+    "55P03": "Another session holds the lock: end it, or give a longer lock_timeout",
+    "57014": "It took longer than statement_timeout",
+    "25001": "The statement cannot run inside a transaction",
+    "25006": "The database is read-only: give the URL of the primary",
+    "2BP01": "Something else depends on it: drop that first in the script, after a look at what it is",
+    "42501": "The role of the URL lacks the privilege: it has to own the tables, and to write _prisma_migrations",
+    "55P04": "A new enum value cannot be used in the transaction that adds it",
+}
+
+
+def _located(error: DatabaseError, step: Step, statement: _sql_script.Statement | None) -> DatabaseError:
+    """The error with the migration, file, line and statement it belongs to."""
+    line = 0
+    if statement is not None:
+        # PostgreSQL counts from 1, and from the start of the statement.
+        line = _sql_script.line_at(step.script.text, statement.offset + max(0, error.position - 1))
+    error.fields.update(
+        failed_migration=step.name,
+        file=step.script.path,
+        line=line,
+        statement=statement.text if statement else "SET CONSTRAINTS ALL IMMEDIATE",
+    )
+    return error

@@ -1,0 +1,219 @@
+"""A PostgreSQL cluster of its own for these tests, and the modules run against it as Ansible runs them.
+
+What a module did is read over connections that are not the module's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import psycopg
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+# As Prisma creates it, word for word.
+LEDGER = """CREATE TABLE _prisma_migrations (
+    id                      VARCHAR(36) PRIMARY KEY NOT NULL,
+    checksum                VARCHAR(64) NOT NULL,
+    finished_at             TIMESTAMPTZ,
+    migration_name          VARCHAR(255) NOT NULL,
+    logs                    TEXT,
+    rolled_back_at          TIMESTAMPTZ,
+    started_at              TIMESTAMPTZ NOT NULL DEFAULT now(),
+    applied_steps_count     INTEGER NOT NULL DEFAULT 0
+)"""
+PASSWORD = "s3cret/&pa:ss"
+PASSWORD_IN_URL = "s3cret%2F%26pa%3Ass"
+
+
+def binaries() -> Path:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    if not found:
+        pytest.exit("These tests need PostgreSQL's server programs: apt-get install postgresql", returncode=2)
+    return found[-1].parent
+
+
+def as_server(*command: str) -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    return ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else list(command)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    home = Path(tempfile.mkdtemp(prefix="prisma-test-"))
+    if os.geteuid() == 0:
+        shutil.chown(home, "postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = home / "data"
+    programs = binaries()
+    run = {"check": True, "capture_output": True, "cwd": home}
+    subprocess.run(as_server(str(programs / "initdb"), "-A", "trust", "-U", "postgres", "-N", "-D", str(data)), **run)
+    settings = f"-p {port} -k {home} -c listen_addresses=127.0.0.1 -c fsync=off -c max_prepared_transactions=2"
+    subprocess.run(
+        as_server(str(programs / "pg_ctl"), "-D", str(data), "-l", str(home / "log"), "-o", settings, "-w", "start"),
+        stdout=subprocess.DEVNULL,
+        check=True,
+        cwd=home,
+    )
+    try:
+        # Passwords are asked for over TCP, so that the tests see what a wrong one does.
+        (data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        connect = f"host={home} port={port} user=postgres"
+        with psycopg.connect(f"{connect} dbname=postgres", autocommit=True) as admin:
+            admin.execute(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")
+            admin.execute("SELECT pg_reload_conf()")
+            admin.execute("CREATE DATABASE base OWNER app")
+        with psycopg.connect(f"{connect} dbname=base", autocommit=True) as base:
+            base.execute("ALTER SCHEMA public OWNER TO app")
+            base.execute("SET ROLE app")
+            base.execute(LEDGER)
+        yield home, port
+    finally:
+        stop = as_server(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "-w", "stop")
+        subprocess.run(stop, stdout=subprocess.DEVNULL, cwd=home)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+class Stack:
+    """One database with Prisma's table, one folder of migrations."""
+
+    def __init__(self, cluster: tuple[Path, int], name: str, folder: Path) -> None:
+        self.home, self.port = cluster
+        self.name = name
+        self.folder = folder
+        self.url = f"postgresql://app:{PASSWORD_IN_URL}@127.0.0.1:{self.port}/{name}?schema=public&connection_limit=5"
+        self.clock = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        self._open: list[psycopg.Connection] = []
+
+    def connect(self, user: str = "postgres", **more) -> psycopg.Connection:
+        connection = psycopg.connect(
+            host=str(self.home), port=self.port, user=user, dbname=self.name, autocommit=True, **more
+        )
+        self._open.append(connection)
+        return connection
+
+    def close(self) -> None:
+        for connection in self._open:
+            connection.close()
+
+    def sql(self, statement: str, *params):
+        """Run by an eye of its own; rows as tuples."""
+        with psycopg.connect(
+            host=str(self.home), port=self.port, user="app", dbname=self.name, autocommit=True
+        ) as connection:
+            cursor = connection.execute(statement, params or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def write(self, name: str, up: str | None, down: str | bytes | None, folder: Path | None = None) -> Path:
+        directory = (folder or self.folder) / name
+        directory.mkdir(parents=True, exist_ok=True)
+        if up is not None:
+            (directory / "migration.sql").write_text(up, newline="")
+        if down is not None:
+            (directory / "down.sql").write_bytes(down if isinstance(down, bytes) else down.encode())
+        return directory
+
+    def row(self, name: str, up: str = "", state: str = "applied", steps: int = 1, checksum: str | None = None) -> str:
+        """A row as `migrate deploy` writes it."""
+        self.clock += timedelta(minutes=1)
+        identity = str(uuid.uuid4())
+        self.sql(
+            "INSERT INTO _prisma_migrations VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+            identity,
+            checksum or hashlib.sha256(up.encode()).hexdigest(),
+            self.clock + timedelta(seconds=1) if state in ("applied", "rolled_back") else None,
+            name,
+            None,
+            self.clock + timedelta(seconds=2) if state == "rolled_back" else None,
+            self.clock,
+            steps if state != "failed" else 0,
+        )
+        return identity
+
+    def apply(self, name: str, up: str, down: str | bytes | None = None) -> str:
+        """What `migrate deploy` leaves: the migration's effect and its row, and the files it came from."""
+        self.write(name, up, down)
+        self.sql(up)
+        return self.row(name, up)
+
+    def live(self) -> list[str]:
+        return [
+            name
+            for (name,) in self.sql(
+                "SELECT migration_name FROM _prisma_migrations WHERE rolled_back_at IS NULL ORDER BY started_at"
+            )
+        ]
+
+    def tables(self) -> list[str]:
+        return [name for (name,) in self.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")][1:]
+
+    def columns(self, table: str) -> list[str]:
+        return [
+            name
+            for (name,) in self.sql(
+                "SELECT attname::text FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped "
+                "ORDER BY attnum",
+                table,
+            )
+        ]
+
+    def state(self):
+        """Everything a failed rollback must leave as it was: rows, catalog, data."""
+        tables = self.tables()
+        return (
+            self.sql("SELECT * FROM _prisma_migrations ORDER BY id"),
+            {table: self.columns(table) for table in tables},
+            {table: self.sql(f'SELECT t::text FROM "{table}" t ORDER BY 1') for table in tables},
+        )
+
+    def run(self, module: str, *, check: bool = False, diff: bool = False, python: list[str] | None = None, **args):
+        """The module's main(), in a process of its own, given its arguments as Ansible gives them."""
+        if "database_url" not in args and "env_file" not in args:
+            args["database_url"] = self.url
+        args.setdefault("path", [str(self.folder)])
+        given = {"ANSIBLE_MODULE_ARGS": {**args, "_ansible_check_mode": check, "_ansible_diff": diff}}
+        done = subprocess.run(
+            [sys.executable, *(python or []), str(CHECKOUT / "plugins" / "modules" / f"{module}.py")],
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT / "collections")},
+        )
+        assert done.stdout.startswith(("{", "\n{")), done.stdout + done.stderr
+        assert PASSWORD not in done.stdout + done.stderr and PASSWORD_IN_URL not in done.stdout + done.stderr
+        result = json.loads(done.stdout)
+        assert result.get("failed", False) == bool(done.returncode), done.stderr
+        return result
+
+    def info(self, **args):
+        return self.run("prisma_migration_info", **args)
+
+    def down(self, *names: str, **args):
+        if names:
+            args["migrations"] = list(names)
+        return self.run("prisma_migration", **args)
+
+
+@pytest.fixture
+def stack(cluster, tmp_path):
+    home, port = cluster
+    name = "t" + uuid.uuid4().hex[:10]
+    with psycopg.connect(f"host={home} port={port} user=postgres dbname=postgres", autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE base OWNER app STRATEGY file_copy")
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    stack = Stack(cluster, name, folder)
+    yield stack
+    stack.close()

@@ -1,0 +1,184 @@
+"""Whole rollbacks, end to end; every statement is proved from outside."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from conftest import DOWN_IN_V120
+
+CONSENT = {"release": "v1.1.0", "rollback_confirm_data_loss": "v1.1.0"}
+
+
+def assert_serves(fleet, release: str) -> None:
+    """Every host runs the release's very images, is healthy, and serves its page with all assets."""
+    for host, address in fleet.hosts.items():
+        for service in ("api", "web"):
+            assert fleet.running_digest(host, service) == fleet.published_digest(service, release), (host, service)
+        status, body = fleet.health(host)
+        assert (status, body.get("database"), body.get("version")) == (200, "connected", release), (host, body)
+        status, page = fleet.get(f"http://{address}:3111/")
+        assert status == 200
+        assets = set(re.findall(r'(?:src|href)="(/_next/static/[^"]+)"', page))
+        assert assets
+        for asset in assets:
+            assert fleet.get(f"http://{address}:3111{asset}")[0] == 200, asset
+        assert fleet.get(f"http://{address}:3111/_next/static/{release}/_buildManifest.js")[0] == 200
+        assert fleet.head(host) == release
+
+
+def test_the_whole_stack_goes_back_from_a_failing_release_and_a_second_run_changes_nothing(fleet, at):
+    at("v1.2.0")
+    assert all(fleet.health(host)[0] == 503 for host in fleet.hosts)
+    fleet.react(3)
+
+    run = fleet.play("rollback_full.yml", **CONSENT)
+
+    assert run.rc == 0, run.text
+    assert_serves(fleet, "v1.1.0")
+    assert fleet.catalog() == fleet.catalog("connectin_ref_v1_1_0")
+    assert {name: gone for name, gone in fleet.rows().items() if gone} == dict.fromkeys(DOWN_IN_V120, True)
+    record = json.loads(fleet.shell("app1", "cat /var/lib/connectin-rollback/runs/*/record.json"))
+    assert record["outcome"]["result"] == "reached"
+    assert any("pass" in line.lower() or "ok" in line.lower() for line in record["smoke"]), record["smoke"]
+    assert "Rollback to v1.1.0: done" in fleet.shell("app1", "cat /var/lib/connectin-rollback/runs/*/report.md")
+    for host in fleet.hosts:
+        assert "v1.2.0" in fleet.shell(host, "ls /var/lib/connectin-rollback/runs/*/evidence; cat /var/lib/connectin-rollback/ledger.jsonl")
+    assert len(run.text.splitlines()) < 60, "what the operator sees is short"
+
+    again = fleet.play("rollback_full.yml", release="v1.1.0")
+
+    assert again.rc == 0, again.text
+    assert again.changed() == 0
+
+
+def test_previous_is_the_newest_release_marked_good(fleet, at):
+    at("v1.2.0")
+    run = fleet.play("rollback_full.yml", release="previous")
+    assert run.rc == 0, run.text
+    assert_serves(fleet, "v1.1.0")
+
+
+def test_an_additive_migration_is_kept_and_the_writers_are_never_stopped(fleet, at):
+    at("v1.1.0")
+    started = {host: fleet.rows() for host in fleet.hosts}
+    run = fleet.play("rollback_full.yml", release="v1.0.0")
+    assert run.rc == 0, run.text
+    assert_serves(fleet, "v1.0.0")
+    assert fleet.rows() == started["app1"], "no row was touched"
+    assert fleet.catalog() == fleet.catalog("connectin_ref_v1_1_0")
+    record = json.loads(fleet.shell("app1", "cat /var/lib/connectin-rollback/runs/*/record.json"))
+    assert record["plan"]["online"] is True
+
+
+def test_down_takes_an_additive_migration_down_too(fleet, at):
+    at("v1.1.0")
+    run = fleet.play("rollback_full.yml", release="v1.0.0", rollback_migrations="down", rollback_confirm_data_loss="v1.0.0")
+    assert run.rc == 0, run.text
+    assert_serves(fleet, "v1.0.0")
+    assert fleet.catalog() == fleet.catalog("connectin_ref_v1_0_0")
+
+
+def test_keep_leaves_the_newer_schema_and_says_what_the_old_release_makes_of_it(fleet, at):
+    at("v1.2.0")
+    before = fleet.catalog()
+    run = fleet.play("rollback_full.yml", release="v1.1.0", rollback_migrations="keep", rollback_start_deadline=20, rollback_health_deadline=5)
+    assert fleet.catalog() == before
+    assert run.rc != 0, "v1.1.0 cannot run on the renamed column, and that is said"
+    assert "NOT rolled back to v1.1.0" in run.text
+    assert "next:" in run.text
+
+
+def test_a_crash_looping_release_without_a_migration_goes_back_online(fleet, at):
+    at("v1.3.0")
+    run = fleet.play("rollback_full.yml", **CONSENT)
+    assert run.rc == 0, run.text
+    assert_serves(fleet, "v1.1.0")
+
+
+def test_the_application_alone_goes_back_and_its_logs_are_watched(fleet, at):
+    at("v1.1.0")
+    run = fleet.play("rollback_application.yml", release="v1.0.0", rollback_watch_seconds=4, rollback_watch_interval=2)
+    assert run.rc == 0, run.text
+    for host in fleet.hosts:
+        assert fleet.running_digest(host, "api") == fleet.published_digest("api", "v1.0.0")
+        assert fleet.running_digest(host, "web") == fleet.published_digest("web", "v1.1.0")
+        assert fleet.health(host)[1]["version"] == "v1.0.0"
+        assert f"watching {host}: 4 of 4 s" in run.text
+    again = fleet.play("rollback_application.yml", release="v1.0.0")
+    assert (again.rc, again.changed()) == (0, 0), again.text
+    # The pin in the compose file is ours: the next whole rollback may discard it.
+    whole = fleet.play("rollback_full.yml", release="v1.0.0")
+    assert whole.rc == 0, whole.text
+    assert_serves(fleet, "v1.0.0")
+
+
+def test_the_database_alone_goes_down_once_the_application_runs_the_target(fleet, at):
+    at("v1.1.0")
+    assert fleet.play("rollback_application.yml", release="v1.0.0", rollback_watch_seconds=0).rc == 0
+    run = fleet.play("rollback_database.yml", release="v1.0.0", rollback_migrations="down", rollback_confirm_data_loss="v1.0.0")
+    assert run.rc == 0, run.text
+    assert fleet.catalog() == fleet.catalog("connectin_ref_v1_0_0")
+    assert fleet.health()[0] == 200
+
+
+def test_the_frontend_alone_goes_back(fleet, at):
+    at("v1.1.0")
+    run = fleet.play("rollback_frontend.yml", release="v1.0.0")
+    assert run.rc == 0, run.text
+    for host, address in fleet.hosts.items():
+        assert fleet.running_digest(host, "web") == fleet.published_digest("web", "v1.0.0")
+        assert fleet.running_digest(host, "api") == fleet.published_digest("api", "v1.1.0")
+        assert fleet.get(f"http://{address}:3111/_next/static/v1.0.0/_buildManifest.js")[0] == 200
+
+
+def test_the_next_deploy_applies_again_what_went_down(fleet, at):
+    at("v1.2.0")
+    assert fleet.play("rollback_full.yml", **CONSENT).rc == 0
+    fleet.sandbox("deploy", "v1.2.0")
+    assert fleet.catalog() == fleet.catalog("connectin_ref_v1_2_0")
+
+
+def test_a_failure_after_the_first_change_says_the_state_of_every_host_and_what_to_type(fleet, at):
+    at("v1.2.0")
+    # app2's engine refuses to start the target: its port is taken as soon as the old container lets go of it.
+    fleet.shell("app2", "docker rm -f connectin-web-1 >/dev/null; (python3 -m http.server 3111 >/dev/null 2>&1 &)")
+    run = fleet.play("rollback_full.yml", rollback_start_deadline=20, rollback_health_deadline=5, **CONSENT)
+    assert run.rc != 0
+    assert "NOT rolled back to v1.1.0" in run.text
+    assert re.search(r"app2: Switch: ", run.text), run.text
+    assert "next:" in run.text
+    assert fleet.health("app1")[1].get("version") == "v1.1.0"
+    fleet.shell("app2", "pkill -f http.server || true")
+    again = fleet.play("rollback_full.yml", release="v1.1.0")
+    assert again.rc == 0, again.text
+    assert_serves(fleet, "v1.1.0")
+
+
+def test_a_dead_host_is_left_out_once_it_is_out_of_rotation(fleet, at):
+    at("v1.1.0")
+    stats = f"http://{fleet.state['load_balancer']['host']}:{fleet.state['load_balancer']['stats']}/stats;csv"
+    try:
+        fleet.run(["docker", "stop", "--time", "1", f"{fleet.prefix}-app2"])
+        refused = fleet.play("rollback_full.yml", release="v1.0.0", rollback_exclude="app2", rollback_rotation_url=stats)
+        assert refused.rc != 0
+        assert "exclude_serving" in refused.text
+        run = fleet.play("rollback_full.yml", release="v1.0.0", rollback_exclude="app2", rollback_drained="app2")
+        assert run.rc == 0, run.text
+        assert fleet.running_digest("app1", "api") == fleet.published_digest("api", "v1.0.0")
+    finally:
+        fleet.run(["docker", "start", f"{fleet.prefix}-app2"])
+
+
+def test_a_database_that_is_down_stops_nothing_when_the_ledger_says_it_is_not_touched(fleet, at):
+    at("v1.3.0")
+    fleet.play("record_release.yml", rollback_verdict="bad")
+    at_same_schema = fleet.play("rollback_plan.yml", release="v1.2.0")
+    assert at_same_schema.rc == 0, at_same_schema.text
+    try:
+        fleet.run(["docker", "pause", f"{fleet.prefix}-db"])
+        run = fleet.play("rollback_plan.yml", release="v1.2.0")
+        assert run.rc == 0, run.text
+        assert "the database cannot be read" in run.text
+    finally:
+        fleet.run(["docker", "unpause", f"{fleet.prefix}-db"])

@@ -1,0 +1,308 @@
+"""What an operator reads: plan, refusals, candidates, outcome and report."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pytest
+from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _report
+from rollback_readings import INIT, POSTS, REACTED, REACTIONS, RENAME, container, history, migration, stack
+
+NOW = datetime(2026, 1, 4, 12, 0, 0, tzinfo=timezone.utc)
+FULL = ("application", "database", "frontend")
+PHASES = [{"name": "Prepare", "at": 100.0}, {"name": "Switch", "at": 112.34}, {"name": "end", "at": 115}]
+RESET = {"phase": "Switch", "message": "api did not become healthy"}
+
+
+def plan(stacks=None, database="default", **changes) -> dict:
+    stacks = stacks or {"app1": stack(), "app2": stack()}
+    values = {
+        "release": "v1.1.0",
+        "parts": FULL,
+        "policy": "auto",
+        "consent": "v1.1.0",
+        "components": {host: ["application", "frontend"] for host in stacks},
+        "services": {"application": "api", "frontend": "web"},
+        "run_id": "run1",
+        "runner": "app1",
+        **changes,
+    }
+    return _plan.make_plan(stacks, history() if database == "default" else database, _plan.Options(**values))
+
+
+def outcome(made=None, failures=None, now=None, phases=PHASES, rolled_back=(REACTIONS, RENAME)) -> dict:
+    made = made or plan()
+    after = {host: stack(runs="v1.1.0") for host in made["hosts"]} if now is None else now
+    return _report.outcome(made, failures or {}, after, phases, rolled_back)
+
+
+# Tables
+
+
+def test_a_table_is_as_wide_as_its_widest_cells():
+    assert _report.table(["a", "long"], [["wide", 1], ["", None]]) == [
+        "a     long",
+        "----  ----",
+        "wide  1",
+        "      None",
+    ]
+
+
+def test_a_table_without_rows_is_its_header():
+    assert _report.table(["a"], []) == ["a", "-"]
+
+
+# The plan
+
+
+def test_a_plan_is_a_table_of_hosts_and_what_happens_to_each_migration():
+    lines = _report.plan_lines(plan())
+    assert lines[0] == "Rollback of application, database, frontend to v1.1.0"
+    assert [line.split() for line in lines if line.startswith(("app1", "app2"))] == [
+        ["app1", "api", "v1.2.0", "503", "v1.1.0", "61706976312e", "pull", "switch"],
+        ["app1", "web", "v1.2.0", "200", "v1.1.0", "77656276312e", "pull", "switch"],
+        ["app2", "api", "v1.2.0", "503", "v1.1.0", "61706976312e", "pull", "switch"],
+        ["app2", "web", "v1.2.0", "200", "v1.1.0", "77656276312e", "pull", "switch"],
+    ]
+    (reactions,) = (line for line in lines if line.startswith(REACTIONS))
+    assert "down  3 rows of public.reactions (drop table)" in reactions
+    assert f"newer than {RENAME}, which goes down" in reactions
+    assert lines[-1].startswith("The writers are stopped")
+
+
+def test_a_plan_to_previous_says_so():
+    assert _report.plan_lines(plan(release="previous"))[0].endswith("to v1.1.0 (previous)")
+
+
+def test_a_plan_that_undoes_nothing_says_that_users_notice_nothing():
+    made = plan(database=history(migration(INIT), migration(POSTS)))
+    assert "database: no migration to undo; users notice nothing of it" in _report.plan_lines(made)
+
+
+def test_a_plan_that_keeps_every_migration_does_not_announce_an_outage():
+    lines = _report.plan_lines(plan(database=history(migration(INIT), migration(POSTS), REACTED)))
+    assert any("keep" in line and line.startswith(REACTIONS) for line in lines)
+    assert not any("writers are stopped" in line for line in lines)
+
+
+def test_a_service_that_is_there_already_is_not_said_to_change():
+    reading = stack(runs="v1.1.0")
+    reading["services"]["api"]["target_local"] = True
+    made = plan({"app1": reading}, history(migration(INIT), migration(POSTS)))
+    assert [line.split()[-2:] for line in _report.plan_lines(made) if line.startswith("app1")] == [
+        ["here", "none"],
+        ["pull", "none"],
+    ]
+
+
+def test_an_api_that_is_only_stopped_for_the_database_says_so():
+    made = plan({"app1": stack(runs="v1.1.0")}, parts=("database",))
+    assert next(line for line in _report.plan_lines(made) if line.startswith("app1  api")).endswith("stop, start")
+
+
+def test_a_container_without_a_health_answer_shows_its_state():
+    reading = stack()
+    reading["services"]["api"].update(running=container("api", "v1.3.0", state="restarting"), health=None)
+    lines = _report.plan_lines(plan({"app1": reading}))
+    assert ["app1", "api", "v1.3.0", "restarting"] in [line.split()[:4] for line in lines]
+
+
+def test_warnings_are_the_last_thing_said():
+    assert _report.plan_lines(plan(excluded={"app3": ""}))[-1].startswith("warning: app3 is excluded")
+
+
+def test_a_plan_without_a_target_prints_no_table():
+    assert _report.plan_lines(plan(release="")) == []
+
+
+@pytest.mark.parametrize("database", [None, {"error": "down"}])
+def test_a_database_that_was_not_read_is_not_described(database):
+    assert not any(line.startswith("database:") for line in _report.plan_lines(plan(database=database)))
+
+
+# Refusals
+
+
+def test_every_refusal_has_its_place_its_code_and_its_next_command():
+    lines = _report.refusal_lines(plan(consent=""))
+    assert lines == [
+        "Refused, and nothing was changed. 1 reason:",
+        "  database: going to v1.1.0 loses data: 3 rows of public.reactions (drop table) [data_loss]",
+        "      next: if that may be lost: -e rollback_confirm_data_loss=v1.1.0",
+    ]
+
+
+def test_refusals_are_counted():
+    assert _report.refusal_lines(plan(consent="", missing=("app3",)))[0].endswith("2 reasons:")
+
+
+def test_a_plan_that_is_not_refused_has_no_refusal_lines():
+    assert _report.refusal_lines(plan()) == []
+
+
+def test_a_refusal_without_a_target_ends_with_the_candidates():
+    lines = _report.refusal_lines(plan(release=""))
+    assert lines[3] == ""
+    assert " ".join(lines[4].split()) == "release age state migrations to undo would be lost"
+
+
+def test_candidates_say_what_is_known_of_them():
+    rows = _plan.candidates({"app1": stack(), "app2": stack()}, history())
+    lines = {line.split()[0]: line for line in _report.candidate_lines(rows, NOW)[2:]}
+    assert lines["v1.2.0"].split("  ")[1].strip() == "1 d"
+    assert "runs on 2, bad on 2" in lines["v1.2.0"]
+    assert "good on 2" in lines["v1.1.0"]
+    assert f"{REACTIONS}, {RENAME}" in lines["v1.1.0"]
+    assert lines["v1.1.0"].endswith("3 rows of public.reactions (drop table)")
+    assert "a tag, never recorded" in lines["v1.3.0"]
+    assert "not known" in lines["v1.3.0"]
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [
+        ("", "-"),
+        ("2026-01-04T12:00:01Z", "0 s"),
+        ("2026-01-04T11:59:30Z", "30 s"),
+        ("2026-01-04T11:58:30Z", "1 min"),
+        ("2026-01-04T10:00:00Z", "2 h"),
+        ("2026-01-01T12:00:00+00:00", "3 d"),
+    ],
+)
+def test_an_age_is_told_in_its_largest_whole_unit(at, expected):
+    assert _report.age(at, NOW) == expected
+
+
+# Outcome
+
+
+def test_a_run_without_failures_reached_its_target():
+    result = outcome()
+    assert result["result"] == "reached"
+    assert result["hosts"]["app1"] == {
+        "before": "v1.2.0",
+        "target": "v1.1.0",
+        "now": {"api": "v1.1.0 running 200", "web": "v1.1.0 running 200"},
+        "reasons": [],
+        "next": "",
+    }
+    assert _report.outcome_lines(result) == [
+        "Rolled back: v1.1.0 serves on app1, app2.",
+        f"Migrations rolled back: {REACTIONS}, {RENAME}",
+        "Time: Prepare 12.3 s, Switch 2.7 s",
+    ]
+
+
+def test_a_run_that_failed_on_one_host_names_it_with_what_runs_and_what_to_type():
+    now = {"app1": stack(), "app2": stack(runs="v1.1.0")}
+    lines = _report.outcome_lines(outcome(failures={"app1": [RESET]}, now=now))
+    assert lines[0] == "NOT rolled back to v1.1.0: state of every host and its next command:"
+    (row,) = (line for line in lines if line.startswith("app1"))
+    assert row.split()[:3] == ["app1", "v1.2.0", "v1.1.0"]
+    assert "api v1.2.0 running 503" in row
+    assert "  app1: Switch: api did not become healthy" in lines
+    assert sum(line.startswith("      next: ") for line in lines) == 1
+    assert not any(line.startswith("  app2:") for line in lines)
+
+
+def test_a_failure_of_the_fleet_is_a_failure_though_no_host_has_one():
+    result = outcome(failures={"fleet": [{"phase": "Verify", "message": "the poll failed"}]})
+    assert result["result"] == "failed"
+    assert "  Verify: the poll failed" in _report.outcome_lines(result)
+
+
+AGAIN = "ansible-playbook rollback_full.yml -e release=v1.1.0"
+CONSENT = " -e rollback_confirm_data_loss=v1.1.0"
+
+
+@pytest.mark.parametrize(
+    ("phase", "rolled_back", "lost", "expected"),
+    [
+        ("Prepare", (), False, f"nothing users see was changed; mend the cause, then: {AGAIN}{CONSENT}"),
+        ("Plan", (), False, f"nothing users see was changed; mend the cause, then: {AGAIN}{CONSENT}"),
+        ("Migrate down", (), False, f"mend the cause, then: {AGAIN}{CONSENT}"),
+        ("Migrate down", (RENAME,), False, f"docker compose logs on app1; then: {AGAIN}; by hand: docs/recovery.md"),
+        ("Switch", (RENAME,), False, f"docker compose logs on app1; then: {AGAIN}; by hand: docs/recovery.md"),
+        ("Switch", (RENAME,), True, f"ssh to app1; when it answers: {AGAIN}"),
+    ],
+)
+def test_the_next_command_fits_the_phase_that_failed(phase, rolled_back, lost, expected):
+    now = {} if lost else {"app1": stack()}
+    failures = {"app1": [{"phase": phase, "message": "a reason"}]}
+    result = outcome(failures=failures, now=now, rolled_back=rolled_back)
+    assert result["hosts"]["app1"]["next"] == expected
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (FULL, "rollback_full.yml"),
+        (("application",), "rollback_application.yml"),
+        (("database",), "rollback_database.yml"),
+        (("frontend",), "rollback_frontend.yml"),
+    ],
+)
+def test_the_next_command_is_the_playbook_that_was_run(parts, name):
+    assert _report.playbook(parts) == name
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        (None, "not known"),
+        ({"running": None}, "no container"),
+        ({"running": container("api", "v1.1.0"), "health": {"status": 200}}, "v1.1.0 running 200"),
+        ({"running": container("api", "v1.1.0", health="starting"), "health": None}, "v1.1.0 running starting"),
+        (
+            {"running": container("api", "v1.1.0", state="exited", health=""), "health": {"status": 0}},
+            "v1.1.0 exited -",
+        ),
+        ({"running": container("api", "", image="registry.example:5000/api@sha256:a")}, " running healthy"),
+    ],
+)
+def test_what_runs_is_told_in_three_words(service, expected):
+    assert _report._running(service) == expected
+
+
+def test_a_phase_lasts_until_the_next_one_begins():
+    assert _report.durations(PHASES) == [{"name": "Prepare", "seconds": 12.3}, {"name": "Switch", "seconds": 2.7}]
+    assert _report.durations([]) == _report.durations(PHASES[:1]) == []
+
+
+# The report
+
+
+def report(result: dict, made: dict, who: str = "alex", why: str = "503") -> str:
+    return _report.report(result, made, who, why, "2026-01-04T12:00:00Z")
+
+
+def test_the_report_says_who_why_what_and_what_was_lost():
+    text = report(outcome(), plan())
+    assert text.startswith("# Rollback to v1.1.0: done\n")
+    for line in (
+        "- run: `run1`, finished 2026-01-04T12:00:00Z",
+        "- who: alex",
+        "- why: 503",
+        "| app1 | v1.2.0 | api v1.1.0 running 200; web v1.1.0 running 200 |",
+        f"- rolled back: `{REACTIONS}`",
+        "- lost, with consent: 3 rows of public.reactions (drop table)",
+        "| Prepare | 12.3 |",
+        "- [ ] a regression test for it",
+    ):
+        assert line in text.splitlines()
+
+
+def test_the_report_of_a_run_that_failed_does_not_claim_success_or_loss():
+    text = report(outcome(failures={"app1": [RESET]}, rolled_back=()), plan(), who="", why="")
+    assert text.startswith("# Rollback to v1.1.0: NOT reached\n")
+    assert "- no migration went down" in text
+    assert "lost, with consent" not in text
+    assert "- who: not named" in text
+    assert "- why: not given" in text
+
+
+def test_the_report_names_the_migrations_that_were_kept_and_why():
+    made = plan(database=history(migration(INIT), migration(POSTS), REACTED))
+    assert f"- kept: `{REACTIONS}` (it only adds: the target runs on the newer schema)" in report(
+        outcome(made, rolled_back=()), made
+    )
