@@ -22,6 +22,9 @@ import time
 
 from ansible.plugins.callback.default import CallbackModule as Default
 
+# What a failed module says is told again, whole, in the outcome or at -v.
+MESSAGE_LINES = 3
+
 # Actions that neither touch a host nor take time.
 CONTROLLER_ONLY = frozenset(
     ["assert", "debug", "fail", "import_role", "import_tasks", "include_role", "include_tasks", "meta", "set_fact"]
@@ -111,7 +114,8 @@ class CallbackModule(Default):
         else:
             # A command's message is only that it failed; why is what it wrote.
             said = str(result.result.get("stderr") or result.result.get("module_stderr") or "").splitlines()[:LINES]
-            self._text(f"{result.host.get_name()}: {result.task.get_name()}: {message}", color="red")
+            lines = [line for line in str(message).splitlines() if line.strip()][:MESSAGE_LINES]
+            self._text([f"{result.host.get_name()}: {result.task.get_name()}:", *lines], color="red")
             self._text(said, color="red")
 
     def v2_runner_on_unreachable(self, result):

@@ -299,12 +299,13 @@ class Poll:
         return max(0.0, following - now)
 
     def report(self, now: float) -> dict[str, Any]:
-        """``{ready, endpoints, failed, seconds}``, in the order of the endpoints."""
+        """``{ready, endpoints, not_ready, seconds}``, in the order of the endpoints."""
         spent = now - self._started
         return {
             "ready": all(progress.ready for progress in self.progress),
             "endpoints": [self._endpoint_report(progress, spent) for progress in self.progress],
-            "failed": [
+            # Not "failed": that key of a result is Ansible's own.
+            "not_ready": [
                 {
                     "name": progress.endpoint.name,
                     "host": progress.endpoint.host,

@@ -42,6 +42,7 @@ class Options:
     excluded: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)  # host -> BUILD_ID of the kept build
     frontend_source: str = "image"
+    project_dir: str = ""
     image_source: str = "registry"
     pinned: str = ""  # target of an unfinished run that is taken up again
 
@@ -543,6 +544,7 @@ def _plan_host(
     return {
         "components": list(options.components[host]),
         "before": _before(stack, services),
+        "project_dir": str(options.project_dir),
         "services": services,
         "commit": git.get("target_commit") or "",
         "fetch": checkout and not git.get("target_local"),

@@ -129,7 +129,8 @@ def sessions(database: Database) -> list[dict[str, Any]]:
 def session_text(session: dict[str, Any]) -> str:
     """``pid 4711 (api, connectin@10.0.0.4, idle)``."""
     who = f"{session['user']}@{session['client_addr'] or 'local'}"
-    return f"pid {session['pid']} ({', '.join(part for part in (session['application_name'], who, session['state']) if part)})"
+    about = ", ".join(part for part in (session["application_name"], who, session["state"]) if part)
+    return f"pid {session['pid']} ({about})"
 
 
 def lock_holders(database: Database) -> list[dict[str, Any]]:

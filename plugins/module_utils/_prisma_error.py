@@ -13,7 +13,7 @@ class PrismaError(Exception):
     ``fields`` are returned beside ``msg`` by the module, so that a playbook can decide on them.
     """
 
-    def __init__(self, message: str, **fields: Any) -> None:
+    def __init__(self, message: str, /, **fields: Any) -> None:
         super().__init__(message)
         self.message = message
         self.fields = fields

@@ -198,7 +198,7 @@ endpoints:
       description: How long it took to be ready, or how long it was waited for.
       type: float
       sample: 60.004
-failed:
+not_ready:
   description: The endpoints that were not ready, empty when all are.
   returned: when something was polled
   type: list

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import psycopg
+import psycopg.sql
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -32,6 +33,7 @@ LEDGER = """CREATE TABLE _prisma_migrations (
     started_at              TIMESTAMPTZ NOT NULL DEFAULT now(),
     applied_steps_count     INTEGER NOT NULL DEFAULT 0
 )"""
+DATABASE = "connectin"
 PASSWORD = "s3cret/&pa:ss"
 PASSWORD_IN_URL = "s3cret%2F%26pa%3Ass"
 
@@ -74,11 +76,7 @@ def cluster():
         with psycopg.connect(f"{connect} dbname=postgres", autocommit=True) as admin:
             admin.execute(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")
             admin.execute("SELECT pg_reload_conf()")
-            admin.execute("CREATE DATABASE base OWNER app")
-        with psycopg.connect(f"{connect} dbname=base", autocommit=True) as base:
-            base.execute("ALTER SCHEMA public OWNER TO app")
-            base.execute("SET ROLE app")
-            base.execute(LEDGER)
+            admin.execute(f"CREATE DATABASE {DATABASE} OWNER app")
         yield home, port
     finally:
         stop = as_server(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "-w", "stop")
@@ -89,9 +87,10 @@ def cluster():
 class Stack:
     """One database with Prisma's table, one folder of migrations."""
 
-    def __init__(self, cluster: tuple[Path, int], name: str, folder: Path) -> None:
+    def __init__(self, cluster: tuple[Path, int], server: str, folder: Path) -> None:
         self.home, self.port = cluster
-        self.name = name
+        self.server = server
+        self.name = DATABASE
         self.folder = folder
         self.url = f"postgresql://app:{PASSWORD_IN_URL}@127.0.0.1:{self.port}/{name}?schema=public&connection_limit=5"
         self.clock = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -178,23 +177,26 @@ class Stack:
             {table: self.sql(f'SELECT t::text FROM "{table}" t ORDER BY 1') for table in tables},
         )
 
-    def run(self, module: str, *, check: bool = False, diff: bool = False, python: list[str] | None = None, **args):
+    def run(self, module: str, *, check: bool = False, diff: bool = False, without: tuple[str, ...] = (), **args):
         """The module's main(), in a process of its own, given its arguments as Ansible gives them."""
         if "database_url" not in args and "env_file" not in args:
             args["database_url"] = self.url
         args.setdefault("path", [str(self.folder)])
-        given = {"ANSIBLE_MODULE_ARGS": {**args, "_ansible_check_mode": check, "_ansible_diff": diff}}
-        done = subprocess.run(
-            [sys.executable, *(python or []), str(CHECKOUT / "plugins" / "modules" / f"{module}.py")],
-            input=json.dumps(given),
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT / "collections")},
-        )
-        assert done.stdout.startswith(("{", "\n{")), done.stdout + done.stderr
-        assert PASSWORD not in done.stdout + done.stderr and PASSWORD_IN_URL not in done.stdout + done.stderr
-        result = json.loads(done.stdout)
-        assert result.get("failed", False) == bool(done.returncode), done.stderr
+        request = {
+            "module": str(CHECKOUT / "plugins" / "modules" / f"{module}.py"),
+            "args": {**args, "_ansible_check_mode": check, "_ansible_diff": diff},
+            "without": without,
+        }
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self.server)
+            with connection.makefile("rw", encoding="utf-8") as channel:
+                channel.write(json.dumps(request) + "\n")
+                channel.flush()
+                status, stdout, stderr = json.loads(channel.read())
+        assert stdout.startswith(("{", "\n{")), stdout + stderr
+        assert PASSWORD not in stdout + stderr and PASSWORD_IN_URL not in stdout + stderr
+        result = json.loads(stdout)
+        assert result.get("failed", False) == bool(status), stderr
         return result
 
     def info(self, **args):
@@ -206,14 +208,35 @@ class Stack:
         return self.run("prisma_migration", **args)
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Where modules are run."""
+    path = str(tmp_path_factory.mktemp("server") / "socket")
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("module_server.py")), path],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "collections")},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"ready\n"
+    yield path
+    process.terminate()
+    process.wait()
+
+
 @pytest.fixture
-def stack(cluster, tmp_path):
+def stack(cluster, server, tmp_path):
     home, port = cluster
-    name = "t" + uuid.uuid4().hex[:10]
-    with psycopg.connect(f"host={home} port={port} user=postgres dbname=postgres", autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE base OWNER app STRATEGY file_copy")
+    # One database, emptied: copying a template for every test costs more than the tests do.
+    with psycopg.connect(host=str(home), port=port, user="postgres", dbname=DATABASE, autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()", [DATABASE])
+        schemas = admin.execute("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'")
+        for (schema,) in schemas.fetchall():
+            admin.execute(psycopg.sql.SQL("DROP SCHEMA {} CASCADE").format(psycopg.sql.Identifier(schema)))
+        admin.execute("CREATE SCHEMA public AUTHORIZATION app")
+        admin.execute("SET ROLE app")
+        admin.execute(LEDGER)
     folder = tmp_path / "migrations"
     folder.mkdir()
-    stack = Stack(cluster, name, folder)
+    stack = Stack(cluster, server, folder)
     yield stack
     stack.close()

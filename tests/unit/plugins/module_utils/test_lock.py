@@ -45,9 +45,7 @@ def test_a_lock_without_a_run_id_is_held_by_nobody_who_could_give_it_back():
 
 def test_a_free_lock_is_taken_for_the_lease():
     outcome = _lock.acquire(Lock(), BOB, NOW, 60)
-    assert outcome.lock == Lock(
-        True, "run-b", "bob", "v1.2.0 is slow", "2026-05-04T03:00:00Z", "2026-05-04T03:01:00Z"
-    )
+    assert outcome.lock == Lock(True, "run-b", "bob", "v1.2.0 is slow", "2026-05-04T03:00:00Z", "2026-05-04T03:01:00Z")
     assert (outcome.changed, outcome.taken_over, outcome.removed) == (True, None, None)
 
 

@@ -1,0 +1,225 @@
+"""Other sessions: deploys, clients, locks, and connections that die."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+
+import psycopg
+import pytest
+
+from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+
+
+def in_background(work):
+    """Start it; the returned function gives its result."""
+    found = {}
+    thread = threading.Thread(target=lambda: found.update(result=work()))
+    thread.start()
+
+    def result():
+        thread.join(30)
+        return found["result"]
+
+    return result
+
+
+def wait_until(condition):
+    """Ask the database until something holds that another session is about to do."""
+    for _ in range(2000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it never happened")
+
+
+def test_a_running_deploy_is_waited_for_and_named_when_it_takes_too_long(three):  # noqa: F811
+    before = three.state()
+    deploy = three.connect(user="app", application_name="prisma-deploy")
+    deploy.execute("SELECT pg_advisory_lock(72707369)")
+    assert three.info()["lock"]["holders"][0]["application_name"] == "prisma-deploy"
+    result = three.down(REACTIONS[0], lock_wait=0.3)
+    refused(three, result, "72707369", "prisma-deploy", "0.3 s")
+    assert three.state() == before
+    assert "prisma-deploy" in str(three.down(REACTIONS[0], check=True)["warnings"])
+
+
+def test_the_rollback_goes_on_as_soon_as_the_deploy_lets_go(three):  # noqa: F811
+    deploy = three.connect()
+    deploy.execute("SELECT pg_advisory_lock(72707369)")
+    finished = in_background(lambda: three.down(REACTIONS[0]))
+    wait_until(lambda: three.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'connectin.rollback'") == [(1,)])
+    deploy.close()
+    assert finished()["changed"]
+
+
+def test_a_history_that_changes_while_waiting_for_the_lock_is_not_touched(three):  # noqa: F811
+    deploy = three.connect()
+    deploy.execute("SELECT pg_advisory_lock(72707369)")
+    finished = in_background(lambda: three.down(REACTIONS[0]))
+    wait_until(lambda: three.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'connectin.rollback' AND query ~ 'ROLLBACK'") == [(1,)])
+    three.row("20260104_new")
+    before = three.state()
+    deploy.close()
+    refused(three, finished(), "history changed")
+    assert three.state() == before
+
+
+def test_a_deploy_cannot_start_between_the_script_and_the_commit_even_with_its_lock_disabled(three):  # noqa: F811
+    gate = three.connect()
+    gate.execute("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+    finished = in_background(lambda: three.down(RENAME[0], lock_timeout=0))
+    wait_until(lambda: three.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)])
+    deploy = three.connect(user="app", options="-c lock_timeout=100")
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        deploy.execute("INSERT INTO _prisma_migrations (id, checksum, migration_name) VALUES ('x', 'y', 'z')")
+    assert deploy.execute("SELECT count(*) FROM _prisma_migrations").fetchone() == (3,)
+    assert deploy.execute("SELECT pg_try_advisory_lock(72707369)").fetchone() == (False,)
+    gate.execute("COMMIT")
+    assert finished()["changed"]
+
+
+def test_a_deploy_that_queues_behind_is_a_warning(three):  # noqa: F811
+    gate = three.connect()
+    gate.execute("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+    finished = in_background(lambda: three.down(RENAME[0], lock_timeout=0))
+    wait_until(lambda: three.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)])
+    deploy = three.connect()
+    queued = in_background(lambda: deploy.execute("SELECT pg_advisory_lock(72707369)"))
+    wait_until(lambda: three.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(2,)])
+    gate.execute("COMMIT")
+    assert "waits for Prisma's lock" in str(finished()["warnings"])
+    queued()
+
+
+def test_a_table_that_stays_locked_is_tried_again_and_then_given_up(three):  # noqa: F811
+    before = three.state()
+    reader = three.connect()
+    reader.execute("BEGIN; SELECT * FROM users")
+    result = three.down(RENAME[0], lock_timeout=0.1, retries=1)
+    refused(three, result, "55P03", "lock_timeout")
+    reader.execute("COMMIT")
+    assert three.state() == before
+
+
+def test_a_table_that_is_let_go_meanwhile_is_rolled_back_by_a_retry(three):  # noqa: F811
+    reader = three.connect()
+    reader.execute("BEGIN; SELECT * FROM users")
+    finished = in_background(lambda: three.down(RENAME[0], lock_timeout=0.2, retries=5))
+    wait_until(lambda: three.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)])
+    wait_until(lambda: three.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)])
+    reader.execute("COMMIT")
+    assert finished()["changed"] and three.columns("users") == ["id", "name"]
+
+
+def test_a_statement_that_takes_too_long_is_cut_off_and_undone(three):  # noqa: F811
+    three.write(REACTIONS[0], None, "SET statement_timeout = 0; DROP TABLE reactions;")
+    three.write(RENAME[0], None, "SELECT pg_sleep(20);")
+    before = three.state()
+    result = three.down(to_migrations=[INIT[0]], statement_timeout=0.3, target="v1", confirm_data_loss="v1")
+    refused(three, result, "57014", "statement_timeout")
+    assert three.state() == before
+
+
+def test_another_session_is_refused_by_name_and_gone_it_is_not(three):  # noqa: F811
+    before = three.state()
+    api = three.connect(user="app", application_name="api-on-app1")
+    result = three.down(REACTIONS[0], require_no_sessions=True, sessions_wait=0.2)
+    refused(three, result, "api-on-app1", "0.2 s")
+    assert result["sessions"][0]["pid"] == api.info.backend_pid and three.state() == before
+    assert "api-on-app1" in str(three.down(REACTIONS[0], require_no_sessions=True, check=True)["warnings"])
+    assert three.down(REACTIONS[0], require_no_sessions=True, sessions_wait=0.2, check=True)["changed"]
+    finished = in_background(lambda: three.down(REACTIONS[0], require_no_sessions=True, sessions_wait=10))
+    wait_until(lambda: api.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'connectin.rollback' AND query ~ 'pg_stat_activity'").fetchone() == (1,))
+    api.close()
+    assert finished()["changed"]
+
+
+def test_a_session_whose_details_the_role_may_not_see_is_still_there(three):  # noqa: F811
+    three.connect(user="postgres", application_name="console")
+    assert [each["application_name"] for each in three.info()["sessions"]] == ["console"]
+    refused(three, three.down(REACTIONS[0], require_no_sessions=True, sessions_wait=0.1), "console")
+
+
+def test_a_row_written_after_the_plan_was_counted_needs_consent_too(three):  # noqa: F811
+    deploy = three.connect()
+    deploy.execute("SELECT pg_advisory_lock(72707369)")
+    finished = in_background(lambda: three.down(REACTIONS[0], target="v1"))
+    wait_until(lambda: three.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'connectin.rollback' AND query ~ 'ROLLBACK'") == [(1,)])
+    three.sql("INSERT INTO reactions VALUES (1)")
+    deploy.close()
+    refused(three, finished(), "data would be lost")
+    assert three.tables() == ["reactions", "users"]
+
+
+class Proxy:
+    """Between the module and PostgreSQL: cuts the line at a COMMIT, before or after PostgreSQL got it."""
+
+    def __init__(self, port: int, delivers: bool, survives: bool = True) -> None:
+        self._to = ("127.0.0.1", port)
+        self._delivers = delivers
+        self._survives = survives
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._cut = False
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _address = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+
+    def _pass(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._to) as server:
+            while True:
+                for ready in select.select([client, server], [], [])[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    if ready is client and b"COMMIT\0" in data and not self._cut:
+                        self._cut = True
+                        if not self._survives:
+                            self._listener.close()
+                        if self._delivers:
+                            server.sendall(data)
+                            # PostgreSQL's answer says that it is done; the module never hears it.
+                            server.recv(65536)
+                        return
+                    (server if ready is client else client).sendall(data)
+
+
+def through(stack, proxy):
+    return stack.url.replace(f":{stack.port}/", f":{proxy.port}/").replace("?", "?sslmode=disable&")
+
+
+def test_a_commit_whose_answer_was_lost_is_found_committed(three):  # noqa: F811
+    proxy = Proxy(three.port, delivers=True)
+    result = three.down(REACTIONS[0], database_url=through(three, proxy))
+    assert result["changed"] and "says that it committed" in str(result["warnings"]), result
+    assert three.live() == [INIT[0], RENAME[0]] == result["applied_after"] and three.tables() == ["users"]
+
+
+def test_a_commit_that_never_arrived_is_found_undone(three):  # noqa: F811
+    before = three.state()
+    proxy = Proxy(three.port, delivers=False)
+    result = three.down(REACTIONS[0], database_url=through(three, proxy))
+    refused(three, result, "did not commit")
+    assert result["outcome"] == "aborted" and three.state() == before
+
+
+def test_a_commit_nobody_can_ask_about_is_called_unknown_with_the_query_to_type(three):  # noqa: F811
+    proxy = Proxy(three.port, delivers=True, survives=False)
+    result = three.down(REACTIONS[0], database_url=through(three, proxy), lock_wait=0.1)
+    assert result["failed"] and result["outcome"] == "unknown" and "SELECT txid_status(" in result["msg"]
+
+
+def test_a_connection_that_dies_in_a_script_changes_nothing(three):  # noqa: F811
+    before = three.state()
+    three.write(REACTIONS[0], None, "DROP TABLE reactions; SELECT pg_terminate_backend(pg_backend_pid());")
+    result = three.down(REACTIONS[0], target="v1", confirm_data_loss="v1")
+    refused(three, result, "Nothing was changed")
+    assert result["failed_migration"] == REACTIONS[0] and three.state() == before
