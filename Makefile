@@ -28,7 +28,7 @@ sandbox-down: ## stop the sandbox; its images stay for the next time
 lint: setup ## ruff, yamllint and ansible-lint (production profile)
 	@echo "lint: ruff"; ruff check --quiet . && ruff format --check --quiet .
 	@echo "lint: yamllint"; yamllint --strict .
-	@echo "lint: ansible-lint"; cd collections/ansible_collections/connectin/rollback && ansible-lint --offline --quiet
+	@echo "lint: ansible-lint"; cd collections/ansible_collections/connectin/rollback && ansible-lint --offline -q
 
 unit: setup ## the decisions and modules by themselves
 	pytest tests/unit -q

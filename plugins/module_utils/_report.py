@@ -196,7 +196,8 @@ def next_command(
         return f"nothing users see was changed; mend the cause, then: {again}"
     if phase == "Migrate down" and not rolled_back:
         return f"mend the cause, then: {again}"
-    return f"ansible {host} -b -a 'docker compose --project-directory {entry['project_dir']} logs --tail 100'; then: {again}; by hand: docs/recovery.md"
+    logs = f"docker compose --project-directory {entry['project_dir']} logs --tail 100"
+    return f"ansible {host} -b -a '{logs}'; then: {again}; by hand: docs/recovery.md"
 
 
 def playbook(parts: Sequence[str]) -> str:

@@ -8,7 +8,9 @@ DOWN = {"20250303090000_rename_post_body", "20250304090000_create_reactions"}
 
 def test_both_containers_run_the_targets_images(host):
     with host.sudo():
-        lines = host.check_output("docker ps --format '{{.Label \"com.docker.compose.service\"}} {{.Image}}'").splitlines()
+        lines = host.check_output(
+            "docker ps --format '{{.Label \"com.docker.compose.service\"}} {{.Image}}'"
+        ).splitlines()
     images = dict(line.split() for line in lines)
     assert images["api"].endswith("/connectin/api:v1.1.0")
     assert images["web"].endswith("/connectin/web:v1.1.0")

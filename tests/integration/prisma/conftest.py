@@ -92,7 +92,9 @@ class Stack:
         self.server = server
         self.name = DATABASE
         self.folder = folder
-        self.url = f"postgresql://app:{PASSWORD_IN_URL}@127.0.0.1:{self.port}/{name}?schema=public&connection_limit=5"
+        self.url = (
+            f"postgresql://app:{PASSWORD_IN_URL}@127.0.0.1:{self.port}/{self.name}?schema=public&connection_limit=5"
+        )
         self.clock = datetime(2026, 1, 1, tzinfo=timezone.utc)
         self._open: list[psycopg.Connection] = []
 
@@ -156,14 +158,16 @@ class Stack:
         ]
 
     def tables(self) -> list[str]:
-        return [name for (name,) in self.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")][1:]
+        return [name for (name,) in self.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")][
+            1:
+        ]
 
     def columns(self, table: str) -> list[str]:
         return [
             name
             for (name,) in self.sql(
-                "SELECT attname::text FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped "
-                "ORDER BY attnum",
+                "SELECT attname::text FROM pg_attribute WHERE attrelid = %s::regclass "
+                "AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
                 table,
             )
         ]
@@ -228,8 +232,13 @@ def stack(cluster, server, tmp_path):
     home, port = cluster
     # One database, emptied: copying a template for every test costs more than the tests do.
     with psycopg.connect(host=str(home), port=port, user="postgres", dbname=DATABASE, autocommit=True) as admin:
-        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()", [DATABASE])
-        schemas = admin.execute("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+            [DATABASE],
+        )
+        schemas = admin.execute(
+            "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+        )
         for (schema,) in schemas.fetchall():
             admin.execute(psycopg.sql.SQL("DROP SCHEMA {} CASCADE").format(psycopg.sql.Identifier(schema)))
         admin.execute("CREATE SCHEMA public AUTHORIZATION app")

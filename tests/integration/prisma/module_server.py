@@ -1,8 +1,8 @@
 """Runs modules as Ansible does, each in a process of its own, without paying for Python's start every time.
 
-Started once per test session; imports what the modules import, then forks for every request. A request is one line of JSON
-on a UNIX socket: the module's path, its arguments, and packages that it shall not find. The answer is the exit status and
-what the module wrote.
+Started once per test session; imports what the modules import, then forks for every request. A request is one line
+of JSON on a UNIX socket: the module's path, its arguments, and packages that it shall not find. The answer is the exit
+status and what the module wrote.
 """
 
 from __future__ import annotations

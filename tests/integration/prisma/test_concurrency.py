@@ -49,7 +49,11 @@ def test_the_rollback_goes_on_as_soon_as_the_deploy_lets_go(three):  # noqa: F81
     deploy = three.connect()
     deploy.execute("SELECT pg_advisory_lock(72707369)")
     finished = in_background(lambda: three.down(REACTIONS[0]))
-    wait_until(lambda: three.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'connectin.rollback'") == [(1,)])
+    wait_until(
+        lambda: (
+            three.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'connectin.rollback'") == [(1,)]
+        )
+    )
     deploy.close()
     assert finished()["changed"]
 
@@ -58,7 +62,15 @@ def test_a_history_that_changes_while_waiting_for_the_lock_is_not_touched(three)
     deploy = three.connect()
     deploy.execute("SELECT pg_advisory_lock(72707369)")
     finished = in_background(lambda: three.down(REACTIONS[0]))
-    wait_until(lambda: three.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'connectin.rollback' AND query ~ 'ROLLBACK'") == [(1,)])
+    wait_until(
+        lambda: (
+            three.sql(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE application_name = 'connectin.rollback' AND query ~ 'ROLLBACK'"
+            )
+            == [(1,)]
+        )
+    )
     three.row("20260104_new")
     before = three.state()
     deploy.close()
@@ -131,7 +143,15 @@ def test_another_session_is_refused_by_name_and_gone_it_is_not(three):  # noqa: 
     assert "api-on-app1" in str(three.down(REACTIONS[0], require_no_sessions=True, check=True)["warnings"])
     assert three.down(REACTIONS[0], require_no_sessions=True, sessions_wait=0.2, check=True)["changed"]
     finished = in_background(lambda: three.down(REACTIONS[0], require_no_sessions=True, sessions_wait=10))
-    wait_until(lambda: api.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'connectin.rollback' AND query ~ 'pg_stat_activity'").fetchone() == (1,))
+    wait_until(
+        lambda: (
+            api.execute(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE application_name = 'connectin.rollback' AND query ~ 'pg_stat_activity'"
+            ).fetchone()
+            == (1,)
+        )
+    )
     api.close()
     assert finished()["changed"]
 
@@ -146,7 +166,15 @@ def test_a_row_written_after_the_plan_was_counted_needs_consent_too(three):  # n
     deploy = three.connect()
     deploy.execute("SELECT pg_advisory_lock(72707369)")
     finished = in_background(lambda: three.down(REACTIONS[0], target="v1"))
-    wait_until(lambda: three.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'connectin.rollback' AND query ~ 'ROLLBACK'") == [(1,)])
+    wait_until(
+        lambda: (
+            three.sql(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE application_name = 'connectin.rollback' AND query ~ 'ROLLBACK'"
+            )
+            == [(1,)]
+        )
+    )
     three.sql("INSERT INTO reactions VALUES (1)")
     deploy.close()
     refused(three, finished(), "data would be lost")

@@ -73,8 +73,10 @@ def test_unqualified_names_of_a_script_are_those_of_the_urls_schema(stack):
     stack.sql('CREATE SCHEMA "We""ird"; ALTER TABLE _prisma_migrations SET SCHEMA "We""ird"')
     stack.sql('CREATE TABLE "We""ird".t (id int); CREATE TABLE public.t (id int)')
     stack.write("20260101_t", "CREATE TABLE t (id int);", "DROP TABLE t;")
-    stack.sql('SET search_path = "We""ird"; INSERT INTO _prisma_migrations (id, checksum, finished_at, migration_name) '
-              "VALUES ('1', encode(sha256('CREATE TABLE t (id int);'), 'hex'), now(), '20260101_t')")
+    stack.sql(
+        'SET search_path = "We""ird"; INSERT INTO _prisma_migrations (id, checksum, finished_at, migration_name) '
+        "VALUES ('1', encode(sha256('CREATE TABLE t (id int);'), 'hex'), now(), '20260101_t')"
+    )
     url = stack.url.replace("schema=public", "schema=We%22ird")
     assert stack.down("20260101_t", database_url=url)["changed"]
     assert stack.sql("SELECT schemaname::text FROM pg_tables WHERE tablename = 't'") == [("public",)]
@@ -134,7 +136,11 @@ def ansible(three, tmp_path):  # noqa: F811
                 *("-e", f"ansible_python_interpreter={sys.executable}", "-a", json.dumps(args), "-vvvvv"),
             ],
             cwd=CHECKOUT,
-            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / "collections"), "ANSIBLE_HOME": str(tmp_path)},
+            env={
+                **os.environ,
+                "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / "collections"),
+                "ANSIBLE_HOME": str(tmp_path),
+            },
             capture_output=True,
             text=True,
         )
@@ -157,5 +163,7 @@ def test_through_ansible_a_url_given_as_an_option_is_hidden_in_the_invocation(th
     done = ansible("prisma_migration_info", database_url=url)
     assert done.returncode == 2 and "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" in done.stdout, done.stdout
     # The command line that ansible prints of itself is not the module's.
-    shown = done.stdout.split("TASK [", 1)[-1] if "TASK [" in done.stdout else done.stdout[done.stdout.index("FAILED!") :]
+    shown = (
+        done.stdout.split("TASK [", 1)[-1] if "TASK [" in done.stdout else done.stdout[done.stdout.index("FAILED!") :]
+    )
     assert PASSWORD not in shown and PASSWORD_IN_URL not in shown

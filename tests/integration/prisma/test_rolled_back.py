@@ -41,7 +41,9 @@ def test_everything_the_target_does_not_know_goes_down_newest_first_and_its_rows
     assert three.tables() == ["users"] and three.columns("users") == ["id", "name"]
     assert three.sql("SELECT * FROM users") == [(1, "Ada")]
     # The history stays: three rows, none of them said to be unfinished.
-    assert three.sql("SELECT count(*), count(finished_at), count(rolled_back_at) FROM _prisma_migrations") == [(3, 3, 2)]
+    assert three.sql("SELECT count(*), count(finished_at), count(rolled_back_at) FROM _prisma_migrations") == [
+        (3, 3, 2)
+    ]
 
 
 def test_check_mode_and_real_runs_agree_and_the_second_real_run_changes_nothing(three):
@@ -159,7 +161,7 @@ ALTER TABLE users ADD COLUMN after_commit int;
 
 
 def test_prismas_own_begin_and_commit_are_flattened_and_lose_nothing(three):
-    three.sql("CREATE TYPE \"Role\" AS ENUM ('USER'); ALTER TABLE users ADD role \"Role\" DEFAULT NULL")
+    three.sql('CREATE TYPE "Role" AS ENUM (\'USER\'); ALTER TABLE users ADD role "Role" DEFAULT NULL')
     three.sql("UPDATE users SET role = 'USER'")
     three.apply("20260104_enum", "ALTER TYPE \"Role\" ADD VALUE 'ADMIN';", ENUM_DOWN)
     result = three.down("20260104_enum")
@@ -216,9 +218,10 @@ def test_odd_but_valid_sql_runs_as_it_is_written(three):
     script = (
         "/* a /* nested; */ comment */ CREATE FUNCTION f() RETURNS text LANGUAGE plpgsql AS $body$\n"
         "BEGIN RETURN 'a;b''c'; END; $body$;\n"
-        "CREATE FUNCTION g(x int) RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT CASE WHEN x > 1 THEN 1 ELSE 0 END; END;\n"
+        "CREATE FUNCTION g(x int) RETURNS int LANGUAGE sql "
+        "BEGIN ATOMIC SELECT CASE WHEN x > 1 THEN 1 ELSE 0 END; END;\n"
         "CREATE TABLE \"semi;colon\" (a text DEFAULT E'it\\'s; 100%', b text DEFAULT U&'\\0061;');\n"
-        "CREATE RULE r AS ON INSERT TO \"semi;colon\" DO ALSO (SELECT 1; SELECT 2);\n"
+        'CREATE RULE r AS ON INSERT TO "semi;colon" DO ALSO (SELECT 1; SELECT 2);\n'
         "INSERT INTO users (id, full_name) SELECT 2, '%s %(name)s 100%'\n"
     )
     three.write(REACTIONS[0], None, script)
@@ -259,7 +262,9 @@ def test_a_checkout_with_other_line_ends_is_not_edited(stack, stored):
 def test_a_failed_migration_is_refused_then_marked_or_run_down_as_the_operator_says(three):
     three.write("20260104_half", "CREATE TABLE half (id int); SELECT 1/0;", "DROP TABLE IF EXISTS half;")
     three.sql("CREATE TABLE half (id int)")
-    three.row("20260104_half", state="failed", checksum=hashlib.sha256(b"CREATE TABLE half (id int); SELECT 1/0;").hexdigest())
+    three.row(
+        "20260104_half", state="failed", checksum=hashlib.sha256(b"CREATE TABLE half (id int); SELECT 1/0;").hexdigest()
+    )
     before = three.state()
     refused(three, three.down("20260104_half"), "mark_only", "run_down")
     assert three.state() == before
@@ -285,7 +290,9 @@ def test_a_script_may_mark_its_own_row_but_no_other(three):
 
 
 def test_a_script_that_adds_a_row_is_refused(three):
-    three.write(RENAME[0], None, "INSERT INTO _prisma_migrations (id, checksum, migration_name) VALUES ('x', 'y', 'z');")
+    three.write(
+        RENAME[0], None, "INSERT INTO _prisma_migrations (id, checksum, migration_name) VALUES ('x', 'y', 'z');"
+    )
     before = three.state()
     refused(three, three.down(RENAME[0]), "adds rows to _prisma_migrations")
     assert three.state() == before
@@ -298,7 +305,9 @@ def test_what_a_script_leaves_in_the_session_reaches_neither_the_bookkeeping_nor
         "SET session_replication_role = DEFAULT; RESET ALL; SET search_path = '';"
     )
     three.write(REACTIONS[0], None, hostile.replace("SET session_replication_role = DEFAULT;", ""))
-    three.write(RENAME[0], None, "ALTER TABLE public.users RENAME COLUMN full_name TO name; SELECT id FROM _prisma_migrations;")
+    three.write(
+        RENAME[0], None, "ALTER TABLE public.users RENAME COLUMN full_name TO name; SELECT id FROM _prisma_migrations;"
+    )
     result = three.down(to_migrations=[INIT[0]], target="v1", confirm_data_loss="v1")
     assert result["changed"], result
     assert three.live() == [INIT[0]] and three.columns("public.users") == ["id", "name"]

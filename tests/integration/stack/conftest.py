@@ -27,8 +27,13 @@ class Run:
 
     def changed(self) -> int:
         """Return the sum of changed= over all hosts in the closing lines."""
-        counts = [word.split("=")[1] for line in self.text.splitlines() if "changed=" in line for word in line.split()
-                  if word.startswith("changed=")]
+        counts = [
+            word.split("=")[1]
+            for line in self.text.splitlines()
+            if "changed=" in line
+            for word in line.split()
+            if word.startswith("changed=")
+        ]
         assert counts, self.text
         return sum(int(count) for count in counts)
 
@@ -63,13 +68,19 @@ class Fleet:
         return self.run(command)
 
     def run(self, command: list) -> Run:
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
-                       "PATH": f"{CHECKOUT / '.venv/bin'}:{os.environ['PATH']}"}
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "PATH": f"{CHECKOUT / '.venv/bin'}:{os.environ['PATH']}",
+        }
         return Run(subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=420, env=environment))
 
     def on(self, host: str, *words: str, check: bool = True) -> str:
         """Run a command on a host as root and return what it printed."""
-        done = subprocess.run(["docker", "exec", f"{self.prefix}-{host}", *words], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            ["docker", "exec", f"{self.prefix}-{host}", *words], capture_output=True, text=True, timeout=120
+        )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -102,31 +113,51 @@ class Fleet:
     def react(self, count: int = 1, host: str = "app1") -> None:
         """Write rows that only v1.2.0 knows, as users do."""
         for _ in range(count):
-            request = urllib.request.Request(f"http://{self.hosts[host]}:5007/reactions", method="POST",
-                                             data=json.dumps({"postId": 1, "kind": "like"}).encode(),
-                                             headers={"content-type": "application/json"})
+            request = urllib.request.Request(
+                f"http://{self.hosts[host]}:5007/reactions",
+                method="POST",
+                data=json.dumps({"postId": 1, "kind": "like"}).encode(),
+                headers={"content-type": "application/json"},
+            )
             with urllib.request.urlopen(request, timeout=5) as answer:
                 assert answer.status in (200, 201)
 
     def query(self, sql: str, database: str = "connectin") -> list[tuple]:
-        with psycopg.connect(host=self.state["database"]["host"], user="connectin", password=self._password, dbname=database) as connection:
-            return connection.execute(sql).fetchall() if sql.lstrip().lower().startswith(("select", "with")) else [
-                (connection.execute(sql).rowcount,)]
+        with psycopg.connect(
+            host=self.state["database"]["host"], user="connectin", password=self._password, dbname=database
+        ) as connection:
+            return (
+                connection.execute(sql).fetchall()
+                if sql.lstrip().lower().startswith(("select", "with"))
+                else [(connection.execute(sql).rowcount,)]
+            )
 
     def catalog(self, database: str = "connectin") -> str:
         """Return the schema of a database as pg_dump prints it, without what differs from run to run."""
-        dump = subprocess.run(["docker", "exec", "-u", "postgres", f"{self.prefix}-db", "pg_dump", "--schema-only", database],
-                              capture_output=True, text=True, timeout=60, check=True).stdout
-        return "\n".join(line for line in dump.splitlines() if line and not line.startswith(("--", "\\restrict", "\\unrestrict")))
+        dump = subprocess.run(
+            ["docker", "exec", "-u", "postgres", f"{self.prefix}-db", "pg_dump", "--schema-only", database],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        return "\n".join(
+            line for line in dump.splitlines() if line and not line.startswith(("--", "\\restrict", "\\unrestrict"))
+        )
 
     def rows(self) -> dict[str, bool]:
         """Return {migration: rolled back} of every row, newest row of a name last."""
-        return dict(self.query("select migration_name, rolled_back_at is not null from _prisma_migrations order by started_at"))
+        return dict(
+            self.query("select migration_name, rolled_back_at is not null from _prisma_migrations order by started_at")
+        )
 
     def running_digest(self, host: str, service: str) -> str:
         """Return the digest of the image that a service's running container was made from, as the engine says."""
-        container = self.shell(host, f"docker ps -q --filter label=com.docker.compose.service={service} "
-                               "--filter label=com.docker.compose.oneoff=False").strip()
+        container = self.shell(
+            host,
+            f"docker ps -q --filter label=com.docker.compose.service={service} "
+            "--filter label=com.docker.compose.oneoff=False",
+        ).strip()
         assert container, f"{service} does not run on {host}"
         image = self.on(host, "docker", "inspect", "--format", "{{.Image}}", container).strip()
         digests = json.loads(self.on(host, "docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image))
@@ -134,9 +165,11 @@ class Fleet:
 
     def published_digest(self, service: str, release: str) -> str:
         """Return the digest under which the registry holds a release, asked from the registry's own files."""
-        link = f"/var/lib/registry/docker/registry/v2/repositories/connectin/{service}/_manifests/tags/{release}/current/link"
-        return subprocess.run(["docker", "exec", f"{self.prefix}-registry", "cat", link], capture_output=True, text=True,
-                              check=True).stdout.strip()
+        repository = f"/var/lib/registry/docker/registry/v2/repositories/connectin/{service}"
+        link = f"{repository}/_manifests/tags/{release}/current/link"
+        return subprocess.run(
+            ["docker", "exec", f"{self.prefix}-registry", "cat", link], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     def head(self, host: str) -> str:
         return self.on(host, "git", "-C", "/srv/connectin", "describe", "--tags", "--exact-match").strip()
@@ -147,15 +180,31 @@ class Fleet:
         for host in self.hosts:
             # The index is refreshed by any `git status`, of a person too; what it holds is compared by git itself.
             found[f"{host} files"] = self.shell(
-                host, "find /srv/connectin /var/lib/connectin-rollback /root/.docker -type f -not -path '*/.git/index' -print0 2>/dev/null"
-                " | sort -z | xargs -0 -r sha256sum; find /srv/connectin /var/lib/connectin-rollback -printf '%p %m %U\n' 2>/dev/null | sort || true")
-            found[f"{host} git"] = self.shell(host, "cd /srv/connectin; git status --porcelain; git for-each-ref; git rev-parse HEAD; git stash list")
-            found[f"{host} engine"] = self.shell(host, "docker ps -a --no-trunc --format '{{.ID}} {{.Image}} {{.State}}'; docker images --no-trunc --digests;"
-                                                 " docker network ls -q; docker volume ls -q")
-        found["registry"] = subprocess.run(["docker", "exec", f"{self.prefix}-registry", "sh", "-c", "find /var/lib/registry -type f | sort"],
-                                           capture_output=True, text=True, check=True).stdout
-        dump = subprocess.run(["docker", "exec", "-u", "postgres", f"{self.prefix}-db", "pg_dump", "--inserts", "connectin"],
-                              capture_output=True, text=True, check=True).stdout
+                host,
+                "find /srv/connectin /var/lib/connectin-rollback /root/.docker -type f -not -path '*/.git/index'"
+                " -print0 2>/dev/null | sort -z | xargs -0 -r sha256sum;"
+                " find /srv/connectin /var/lib/connectin-rollback -printf '%p %m %U\n' 2>/dev/null | sort || true",
+            )
+            found[f"{host} git"] = self.shell(
+                host, "cd /srv/connectin; git status --porcelain; git for-each-ref; git rev-parse HEAD; git stash list"
+            )
+            found[f"{host} engine"] = self.shell(
+                host,
+                "docker ps -a --no-trunc --format '{{.ID}} {{.Image}} {{.State}}'; docker images --no-trunc --digests;"
+                " docker network ls -q; docker volume ls -q",
+            )
+        found["registry"] = subprocess.run(
+            ["docker", "exec", f"{self.prefix}-registry", "sh", "-c", "find /var/lib/registry -type f | sort"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        dump = subprocess.run(
+            ["docker", "exec", "-u", "postgres", f"{self.prefix}-db", "pg_dump", "--inserts", "connectin"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         lines = [line for line in dump.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
         found["database"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         return found
@@ -174,7 +223,7 @@ def fleet() -> Fleet:
 
 @pytest.fixture(scope="session")
 def ledger(fleet: Fleet, tmp_path_factory) -> Path:
-    """The hosts' state directory after v1.0.0, v1.1.0 and v1.2.0 were deployed and recorded, kept to begin each test with."""
+    """The hosts' state directory after v1.0.0 to v1.2.0 were deployed and recorded; each test begins with it."""
     fleet.sandbox("restore", "v1.0.0")
     recorded = [fleet.play("record_release.yml")]
     for release, verdict in (("v1.1.0", "good"), ("v1.2.0", "bad")):

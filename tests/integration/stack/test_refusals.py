@@ -33,42 +33,140 @@ def case(name: str, *codes: str, **rest) -> Case:
     return Case(name, codes, **rest)
 
 
-LOCK = ('{"v":1,"run_id":"20260101T000000Z-abcd","owner":"ann","reason":"rollback to v1.0.0","since":"2026-01-01T00:00:00Z",'
-        '"expires":"2099-01-01T00:00:00Z"}')
+LOCK = (
+    '{"v":1,"run_id":"20260101T000000Z-abcd","owner":"ann","reason":"rollback to v1.0.0",'
+    '"since":"2026-01-01T00:00:00Z","expires":"2099-01-01T00:00:00Z"}'
+)
 
 CASES = [
     case("an unknown tag", "tag_unknown", extra={"release": "v9.9.9"}),
     case("a malformed tag", "tag_malformed", host="fleet", extra={"release": "v1;reboot"}),
-    case("a tag that one host lacks", "tag_unknown", broken=f"git -C {PROJECT} tag -d v1.1.0; git -C {PROJECT} remote set-url origin /nowhere",
-         mended=""),
-    case("an image that the registry lacks", "image_missing", host="app2", broken="docker image rm -f $(docker images -q '*/connectin/api:v1.0.0') || true; "
-         f"git -C {PROJECT} tag v0.9.0 v1.0.0", mended=f"git -C {PROJECT} tag -d v0.9.0", extra={"release": "v0.9.0"}),
-    case("an engine that is down", "engine_down", broken="docker_pid=$(cat /var/run/docker.pid); kill $docker_pid; while kill -0 $docker_pid 2>/dev/null; do sleep 0.1; done"),
-    case("no compose file", "compose_missing", broken=moved(f"{PROJECT}/docker-compose.yml")[0], mended=moved(f"{PROJECT}/docker-compose.yml")[1]),
-    case("a compose file that does not render", "compose_invalid", broken=f"cp -p {PROJECT}/docker-compose.yml /root/c; echo '  broken: [' >> {PROJECT}/docker-compose.yml",
-         mended=f"cp -p /root/c {PROJECT}/docker-compose.yml"),
+    case(
+        "a tag that one host lacks",
+        "tag_unknown",
+        broken=f"git -C {PROJECT} tag -d v1.1.0; git -C {PROJECT} remote set-url origin /nowhere",
+        mended="",
+    ),
+    case(
+        "an image that the registry lacks",
+        "image_missing",
+        host="app2",
+        broken="docker image rm -f $(docker images -q '*/connectin/api:v1.0.0') || true; "
+        f"git -C {PROJECT} tag v0.9.0 v1.0.0",
+        mended=f"git -C {PROJECT} tag -d v0.9.0",
+        extra={"release": "v0.9.0"},
+    ),
+    case(
+        "an engine that is down",
+        "engine_down",
+        broken="docker_pid=$(cat /var/run/docker.pid); kill $docker_pid; "
+        "while kill -0 $docker_pid 2>/dev/null; do sleep 0.1; done",
+    ),
+    case(
+        "no compose file",
+        "compose_missing",
+        broken=moved(f"{PROJECT}/docker-compose.yml")[0],
+        mended=moved(f"{PROJECT}/docker-compose.yml")[1],
+    ),
+    case(
+        "a compose file that does not render",
+        "compose_invalid",
+        broken=f"cp -p {PROJECT}/docker-compose.yml /root/c; echo '  broken: [' >> {PROJECT}/docker-compose.yml",
+        mended=f"cp -p /root/c {PROJECT}/docker-compose.yml",
+    ),
     case("a service that the compose file lacks", "service_missing", extra={"rollback_web_service": "shop"}),
-    case("a database that cannot be reached", "database_unreachable", host="app1", extra={"rollback_database_url": "postgresql://connectin:nothing@127.0.0.1:1/connectin"}),
+    case(
+        "a database that cannot be reached",
+        "database_unreachable",
+        host="app1",
+        extra={"rollback_database_url": "postgresql://connectin:nothing@127.0.0.1:1/connectin"},
+    ),
     case("a missing down.sql", "down_missing", host="app1", on="app1", broken=moved(DOWN)[0], mended=moved(DOWN)[1]),
-    case("an empty down.sql", "down_empty", host="app1", on="app1", broken=f"cp -p {DOWN} /root/d; : > {DOWN}", mended=f"cp -p /root/d {DOWN}"),
-    case("a down.sql that is only comments", "down_empty", host="app1", on="app1", broken=f"cp -p {DOWN} /root/d; echo '-- nothing /* yet' > {DOWN}; echo '/* x */' >> {DOWN}",
-         mended=f"cp -p /root/d {DOWN}"),
-    case("data loss without consent", "data_loss", host="database", extra={"rollback_confirm_data_loss": ""}, says="-e rollback_confirm_data_loss=v1.1.0"),
-    case("data loss with consent for another release", "data_loss", host="database", extra={"rollback_confirm_data_loss": "v1.0.0"}, says="'v1.0.0'"),
-    case("a disk too full for the pull", "disk_full", broken="docker image rm -f $(docker images -q '*/connectin/web:v1.0.0')",
-         extra={"release": "v1.0.0", "rollback_confirm_data_loss": "v1.0.0", "rollback_min_free_mb": 99999999}),
-    case("a Python library that is missing", "library_missing", broken="mv /usr/lib/python3/dist-packages/yaml /root/yaml", mended="mv /root/yaml /usr/lib/python3/dist-packages/yaml",
-         says="python3-yaml"),
-    case("no right to become root", "become_denied", broken="mv /etc/sudoers.d/deploy /root/sudoers", mended="mv /root/sudoers /etc/sudoers.d/deploy"),
+    case(
+        "an empty down.sql",
+        "down_empty",
+        host="app1",
+        on="app1",
+        broken=f"cp -p {DOWN} /root/d; : > {DOWN}",
+        mended=f"cp -p /root/d {DOWN}",
+    ),
+    case(
+        "a down.sql that is only comments",
+        "down_empty",
+        host="app1",
+        on="app1",
+        broken=f"cp -p {DOWN} /root/d; echo '-- nothing /* yet' > {DOWN}; echo '/* x */' >> {DOWN}",
+        mended=f"cp -p /root/d {DOWN}",
+    ),
+    case(
+        "data loss without consent",
+        "data_loss",
+        host="database",
+        extra={"rollback_confirm_data_loss": ""},
+        says="-e rollback_confirm_data_loss=v1.1.0",
+    ),
+    case(
+        "data loss with consent for another release",
+        "data_loss",
+        host="database",
+        extra={"rollback_confirm_data_loss": "v1.0.0"},
+        says="'v1.0.0'",
+    ),
+    case(
+        "a disk too full for the pull",
+        "disk_full",
+        broken="docker image rm -f $(docker images -q '*/connectin/web:v1.0.0')",
+        extra={"release": "v1.0.0", "rollback_confirm_data_loss": "v1.0.0", "rollback_min_free_mb": 99999999},
+    ),
+    case(
+        "a Python library that is missing",
+        "library_missing",
+        broken="mv /usr/lib/python3/dist-packages/yaml /root/yaml",
+        mended="mv /root/yaml /usr/lib/python3/dist-packages/yaml",
+        says="python3-yaml",
+    ),
+    case(
+        "no right to become root",
+        "become_denied",
+        broken="mv /etc/sudoers.d/deploy /root/sudoers",
+        mended="mv /root/sudoers /etc/sudoers.d/deploy",
+    ),
     case("a user outside the docker group", "docker_permission", extra={"ansible_become": False}),
-    case("a checkout that belongs to somebody else", "git_safe_directory", broken=f"chown -R nobody {PROJECT}", mended=f"chown -R root:root {PROJECT}"),
-    case("a registry that wants credentials", "registry_denied", broken="mv /root/.docker/config.json /root/config; docker image rm -f $(docker images -q '*/connectin/web:v1.0.0')",
-         mended="mv /root/config /root/.docker/config.json", extra={"release": "v1.0.0", "rollback_confirm_data_loss": "v1.0.0"}, says="docker login"),
-    case("a git remote that wants credentials", "git_denied", broken=f"git -C {PROJECT} tag -d v1.1.0; mv /root/.ssh /root/ssh", mended="mv /root/ssh /root/.ssh"),
-    case("a checkout with local changes", "local_changes", broken=f"echo '// mine' >> {PROJECT}/apps/api/src/server.js",
-         mended=f"git -C {PROJECT} checkout -q -- apps/api/src/server.js", says="apps/api/src/server.js"),
-    case("another rollback running", "lock_held", broken=f"echo '{LOCK}' > /var/lib/connectin-rollback/lock.json", mended="rm /var/lib/connectin-rollback/lock.json",
-         says="ann"),
+    case(
+        "a checkout that belongs to somebody else",
+        "git_safe_directory",
+        broken=f"chown -R nobody {PROJECT}",
+        mended=f"chown -R root:root {PROJECT}",
+    ),
+    case(
+        "a registry that wants credentials",
+        "registry_denied",
+        broken="mv /root/.docker/config.json /root/config; "
+        "docker image rm -f $(docker images -q '*/connectin/web:v1.0.0')",
+        mended="mv /root/config /root/.docker/config.json",
+        extra={"release": "v1.0.0", "rollback_confirm_data_loss": "v1.0.0"},
+        says="docker login",
+    ),
+    case(
+        "a git remote that wants credentials",
+        "git_denied",
+        broken=f"git -C {PROJECT} tag -d v1.1.0; mv /root/.ssh /root/ssh",
+        mended="mv /root/ssh /root/.ssh",
+    ),
+    case(
+        "a checkout with local changes",
+        "local_changes",
+        broken=f"echo '// mine' >> {PROJECT}/apps/api/src/server.js",
+        mended=f"git -C {PROJECT} checkout -q -- apps/api/src/server.js",
+        says="apps/api/src/server.js",
+    ),
+    case(
+        "another rollback running",
+        "lock_held",
+        broken=f"echo '{LOCK}' > /var/lib/connectin-rollback/lock.json",
+        mended="rm /var/lib/connectin-rollback/lock.json",
+        says="ann",
+    ),
 ]
 
 
@@ -88,7 +186,9 @@ def test_it_is_refused_by_name_and_nothing_is_changed(fleet, wrong):
         if wrong.broken:
             fleet.shell(wrong.on, wrong.broken)
         before = without_engine(fleet, wrong) if "engine_down" in wrong.codes else fleet.fingerprint()
-        run = fleet.play("rollback_full.yml", **{"release": "v1.1.0", "rollback_confirm_data_loss": "v1.1.0", **wrong.extra})
+        run = fleet.play(
+            "rollback_full.yml", **{"release": "v1.1.0", "rollback_confirm_data_loss": "v1.1.0", **wrong.extra}
+        )
         after = without_engine(fleet, wrong) if "engine_down" in wrong.codes else fleet.fingerprint()
     finally:
         if wrong.mended:
@@ -106,7 +206,13 @@ def test_it_is_refused_by_name_and_nothing_is_changed(fleet, wrong):
 
 def without_engine(fleet, wrong: Case) -> dict[str, str]:
     """Return what can be compared while an engine is down: the files and git of every host."""
-    return {host: fleet.shell(host, f"cd {PROJECT}; git status --porcelain; git rev-parse HEAD; find . -type f -not -path './.git/*' | sort") for host in fleet.hosts}
+    return {
+        host: fleet.shell(
+            host,
+            f"cd {PROJECT}; git status --porcelain; git rev-parse HEAD; find . -type f -not -path './.git/*' | sort",
+        )
+        for host in fleet.hosts
+    }
 
 
 def test_an_unreachable_host_is_a_reason_like_others_and_all_reasons_come_at_once(fleet, failing):
@@ -155,8 +261,15 @@ def test_without_a_release_the_candidates_are_listed(fleet, failing):
     assert "bad on 2" in lines["v1.2.0"]
 
 
-@pytest.mark.parametrize(("playbook", "check"), [("rollback_plan.yml", False), ("rollback_full.yml", True), ("rollback_application.yml", True),
-                                                 ("rollback_frontend.yml", True)])
+@pytest.mark.parametrize(
+    ("playbook", "check"),
+    [
+        ("rollback_plan.yml", False),
+        ("rollback_full.yml", True),
+        ("rollback_application.yml", True),
+        ("rollback_frontend.yml", True),
+    ],
+)
 def test_a_plan_and_check_mode_change_nothing_anywhere(fleet, failing, playbook, check):
     before = fleet.fingerprint()
     extra = {"release": "v1.1.0", "rollback_confirm_data_loss": "v1.1.0"}

@@ -43,7 +43,9 @@ def test_the_whole_stack_goes_back_from_a_failing_release_and_a_second_run_chang
     assert any("pass" in line.lower() or "ok" in line.lower() for line in record["smoke"]), record["smoke"]
     assert "Rollback to v1.1.0: done" in fleet.shell("app1", "cat /var/lib/connectin-rollback/runs/*/report.md")
     for host in fleet.hosts:
-        assert "v1.2.0" in fleet.shell(host, "ls /var/lib/connectin-rollback/runs/*/evidence; cat /var/lib/connectin-rollback/ledger.jsonl")
+        assert "v1.2.0" in fleet.shell(
+            host, "ls /var/lib/connectin-rollback/runs/*/evidence; cat /var/lib/connectin-rollback/ledger.jsonl"
+        )
     assert len(run.text.splitlines()) < 60, "what the operator sees is short"
 
     again = fleet.play("rollback_full.yml", release="v1.1.0")
@@ -73,7 +75,9 @@ def test_an_additive_migration_is_kept_and_the_writers_are_never_stopped(fleet, 
 
 def test_down_takes_an_additive_migration_down_too(fleet, at):
     at("v1.1.0")
-    run = fleet.play("rollback_full.yml", release="v1.0.0", rollback_migrations="down", rollback_confirm_data_loss="v1.0.0")
+    run = fleet.play(
+        "rollback_full.yml", release="v1.0.0", rollback_migrations="down", rollback_confirm_data_loss="v1.0.0"
+    )
     assert run.rc == 0, run.text
     assert_serves(fleet, "v1.0.0")
     assert fleet.catalog() == fleet.catalog("connectin_ref_v1_0_0")
@@ -82,7 +86,13 @@ def test_down_takes_an_additive_migration_down_too(fleet, at):
 def test_keep_leaves_the_newer_schema_and_says_what_the_old_release_makes_of_it(fleet, at):
     at("v1.2.0")
     before = fleet.catalog()
-    run = fleet.play("rollback_full.yml", release="v1.1.0", rollback_migrations="keep", rollback_start_deadline=20, rollback_health_deadline=5)
+    run = fleet.play(
+        "rollback_full.yml",
+        release="v1.1.0",
+        rollback_migrations="keep",
+        rollback_start_deadline=20,
+        rollback_health_deadline=5,
+    )
     assert fleet.catalog() == before
     assert run.rc != 0, "v1.1.0 cannot run on the renamed column, and that is said"
     assert "NOT rolled back to v1.1.0" in run.text
@@ -116,7 +126,9 @@ def test_the_application_alone_goes_back_and_its_logs_are_watched(fleet, at):
 def test_the_database_alone_goes_down_once_the_application_runs_the_target(fleet, at):
     at("v1.1.0")
     assert fleet.play("rollback_application.yml", release="v1.0.0", rollback_watch_seconds=0).rc == 0
-    run = fleet.play("rollback_database.yml", release="v1.0.0", rollback_migrations="down", rollback_confirm_data_loss="v1.0.0")
+    run = fleet.play(
+        "rollback_database.yml", release="v1.0.0", rollback_migrations="down", rollback_confirm_data_loss="v1.0.0"
+    )
     assert run.rc == 0, run.text
     assert fleet.catalog() == fleet.catalog("connectin_ref_v1_0_0")
     assert fleet.health()[0] == 200
@@ -160,7 +172,9 @@ def test_a_dead_host_is_left_out_once_it_is_out_of_rotation(fleet, at):
     stats = f"http://{fleet.state['load_balancer']['host']}:{fleet.state['load_balancer']['stats']}/stats;csv"
     try:
         fleet.run(["docker", "stop", "--time", "1", f"{fleet.prefix}-app2"])
-        refused = fleet.play("rollback_full.yml", release="v1.0.0", rollback_exclude="app2", rollback_rotation_url=stats)
+        refused = fleet.play(
+            "rollback_full.yml", release="v1.0.0", rollback_exclude="app2", rollback_rotation_url=stats
+        )
         assert refused.rc != 0
         assert "exclude_serving" in refused.text
         run = fleet.play("rollback_full.yml", release="v1.0.0", rollback_exclude="app2", rollback_drained="app2")

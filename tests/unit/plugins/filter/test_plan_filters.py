@@ -185,6 +185,15 @@ def test_all_built_images_get_the_targets_tag():
     assert filters.image_tags(WANTED, "v1.1.0") == {"api": "v1.1.0", "web": "v1.1.0"}
 
 
+# Verification
+
+
+def test_a_reading_is_compared_with_the_plan():
+    made = filters.make_plan({"app1": stack()}, history(), options())
+    assert filters._verify_problems(stack(runs="v1.1.0"), made, "app1") == []
+    assert len(filters._verify_problems(stack(), made, "app1")) == 3
+
+
 # Failures
 
 

@@ -98,6 +98,23 @@ def test_a_plan_says_what_changes_on_every_host():
         }
 
 
+def test_a_plan_carries_what_the_roles_need_to_act_on_a_host():
+    reading = with_git(stack(), pins=["docker-compose.yml"])
+    reading["env"]["differs"] = ["LOG_LEVEL"]
+    reading["services"]["api"].update(
+        running=container("api", "v1.2.0", restarts=4), target_local=True, health={"status": 503, "body": {"a": 1}}
+    )
+    reading["services"]["web"].update(running=None, health=None)
+    entry = plan({"app1": reading})["hosts"]["app1"]
+    assert entry["components"] == ["application", "frontend"]
+    assert entry["pins"] == ["docker-compose.yml"]
+    assert entry["env_differs"] == ["LOG_LEVEL"]
+    assert entry["smoke"] is True
+    api, web = entry["services"]["api"], entry["services"]["web"]
+    assert (api["restarts"], api["health"], api["health_body"], api["local"]) == (4, 503, {"a": 1}, True)
+    assert (web["before"], web["state"], web["restarts"], web["health"]) == ("not running", "absent", 0, None)
+
+
 def test_readings_are_not_changed_by_the_plan():
     stacks, database = {"app1": stack()}, history()
     before = deepcopy((stacks, database))
@@ -268,6 +285,7 @@ def test_a_kept_build_is_the_target_by_its_build_id():
     ("change", "before"),
     [
         ({}, "v1.2.0"),
+        ({"services": {"api": None}}, "v1.2.0"),
         ({"services": {}}, "v1.2.0"),
         ({"services": {}, "head_tags": []}, "v1.1.0"),
         ({"services": {}, "head_tags": [], "current": ""}, "unknown"),
@@ -275,7 +293,10 @@ def test_a_kept_build_is_the_target_by_its_build_id():
 )
 def test_the_release_before_is_what_runs_else_the_checkout_else_the_ledger(change, before):
     reading = stack()
-    reading["services"] = change.get("services", reading["services"])
+    if "api" in change.get("services", {}):
+        reading["services"]["api"]["running"] = None
+    else:
+        reading["services"] = change.get("services", reading["services"])
     reading["git"]["head_tags"] = change.get("head_tags", ["v1.2.0"])
     reading["ledger"]["current"] = change.get("current", "v1.1.0")
     assert plan({"app1": reading})["hosts"]["app1"]["before"] == before
@@ -450,6 +471,11 @@ def test_a_tag_that_only_some_hosts_have_is_a_refusal():
     made = plan({"app1": stack(), "app2": with_git(stack(), target_commit="", target_local=False)})
     entry = refused(made, "tag_unknown")
     assert (entry["host"], entry["message"]) == ("app2", "the checkout has no tag v1.1.0, other hosts have it")
+
+
+def test_a_tag_that_only_the_remote_has_is_no_refusal():
+    reading = with_git(stack(), target_commit="", target_local=False, target_on_remote=True)
+    assert codes(plan({"app1": reading})) == []
 
 
 def test_a_tag_that_no_host_has_is_a_refusal():
@@ -798,6 +824,31 @@ def test_a_tag_that_was_never_recorded_is_a_candidate_of_which_little_is_known()
 @pytest.mark.parametrize("database", [None, {"error": "down"}])
 def test_without_a_database_nobody_knows_what_a_candidate_undoes(database):
     assert row(_plan.candidates({"app1": stack()}, database), "v1.1.0")["undo"] is None
+
+
+def test_a_candidate_undoes_what_failed_and_not_what_was_rolled_back():
+    rows = [migration(INIT), migration(POSTS), migration(RENAME, state="rolled_back"), dict(REACTED, state="failed")]
+    assert row(_plan.candidates({"app1": stack()}, history(*rows)), "v1.1.0")["undo"] == [REACTIONS]
+
+
+@pytest.mark.parametrize(
+    ("made", "code"),
+    [
+        (lambda: plan(release=""), "release_missing"),
+        (lambda: plan(release="a b"), "tag_malformed"),
+        (lambda: plan(missing=("app2",)), "limited"),
+        (lambda: plan(release="v1.0.0", pinned="v1.1.0"), "pinned"),
+        (lambda: plan({"app1": stack(), "app2": stack(target="v1.0.0")}, release="previous"), "previous_disagrees"),
+        (lambda: plan({"app1": stack(), "app2": moved_image()}), "digest_disagrees"),
+        (lambda: plan(parts=("application",)), "boundary"),
+        (lambda: plan(parts=("database",)), "boundary"),
+        (lambda: plan(database=DOWN_DATABASE, runner=""), "database_unreachable"),
+    ],
+)
+def test_a_reason_that_is_not_one_hosts_is_the_fleets_and_has_a_next_command(made, code):
+    entry = refused(made(), code)
+    assert entry["host"] == "fleet"
+    assert entry["next"]
 
 
 def test_without_a_readable_host_there_are_no_candidates():

@@ -24,6 +24,7 @@ def plan(stacks=None, database="default", **changes) -> dict:
         "components": {host: ["application", "frontend"] for host in stacks},
         "services": {"application": "api", "frontend": "web"},
         "run_id": "run1",
+        "project_dir": "/srv/connectin",
         "runner": "app1",
         **changes,
     }
@@ -213,6 +214,7 @@ def test_a_failure_of_the_fleet_is_a_failure_though_no_host_has_one():
 
 AGAIN = "ansible-playbook rollback_full.yml -e release=v1.1.0"
 CONSENT = " -e rollback_confirm_data_loss=v1.1.0"
+LOGS = "ansible app1 -b -a 'docker compose --project-directory /srv/connectin logs --tail 100'"
 
 
 @pytest.mark.parametrize(
@@ -221,8 +223,8 @@ CONSENT = " -e rollback_confirm_data_loss=v1.1.0"
         ("Prepare", (), False, f"nothing users see was changed; mend the cause, then: {AGAIN}{CONSENT}"),
         ("Plan", (), False, f"nothing users see was changed; mend the cause, then: {AGAIN}{CONSENT}"),
         ("Migrate down", (), False, f"mend the cause, then: {AGAIN}{CONSENT}"),
-        ("Migrate down", (RENAME,), False, f"docker compose logs on app1; then: {AGAIN}; by hand: docs/recovery.md"),
-        ("Switch", (RENAME,), False, f"docker compose logs on app1; then: {AGAIN}; by hand: docs/recovery.md"),
+        ("Migrate down", (RENAME,), False, f"{LOGS}; then: {AGAIN}; by hand: docs/recovery.md"),
+        ("Switch", (RENAME,), False, f"{LOGS}; then: {AGAIN}; by hand: docs/recovery.md"),
         ("Switch", (RENAME,), True, f"ssh to app1; when it answers: {AGAIN}"),
     ],
 )
