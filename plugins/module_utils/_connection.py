@@ -34,9 +34,16 @@ class DatabaseError(PrismaError):
     """What PostgreSQL answered. ``position`` is the 1-based character in the statement, ``lost`` a dead connection."""
 
     def __init__(
-        self, message: str, sqlstate: str = "", detail: str = "", hint: str = "", position: int = 0, lost: bool = False
+        self,
+        message: str,
+        sqlstate: str = "",
+        detail: str = "",
+        hint: str = "",
+        position: int = 0,
+        lost: bool = False,
+        **fields: Any,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, **fields)
         self.sqlstate = sqlstate
         self.detail = detail
         self.hint = hint
@@ -74,7 +81,9 @@ def _import_driver() -> tuple[Any, int]:
     except ImportError:
         raise PrismaError(
             "No PostgreSQL driver on the host that runs this task: neither psycopg nor psycopg2 can be imported. "
-            "Install one there: apt-get install python3-psycopg"
+            "Install one there: apt-get install python3-psycopg",
+            code="library_missing",
+            next="apt-get install python3-psycopg",
         ) from None
 
 
@@ -100,6 +109,7 @@ class Database:
                 "Check that the server runs and that the URL's host can be reached from the host this task runs on.",
                 sqlstate=getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "",
                 lost=True,
+                code="database_unreachable",
             ) from None
         self._raw.autocommit = True
         if self._major == 3:

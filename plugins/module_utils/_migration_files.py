@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_history import Files
 
+UNREADABLE = {"code": "migrations_denied", "next": "run it with become (-b); see: ls -ld of that path"}
+
 
 def read(directories: Sequence[str]) -> dict[str, Files]:
     """Each migration's files by its name. The first folder that has its down.sql wins, else the first that has it."""
@@ -21,7 +23,9 @@ def read(directories: Sequence[str]) -> dict[str, Files]:
             # The archive of down scripts is made by the first rollback.
             continue
         except OSError as error:
-            raise PrismaError(f"Cannot read the folder of migrations {directory}: {error.strerror}.") from None
+            raise PrismaError(
+                f"Cannot read the folder of migrations {directory}: {error.strerror}.", **UNREADABLE
+            ) from None
         for entry in entries:
             # Prisma takes real folders only, no links to them.
             if not entry.is_dir(follow_symlinks=False):
@@ -49,4 +53,4 @@ def _content(path: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise PrismaError(f"Cannot read {path}: {error.strerror}.") from None
+        raise PrismaError(f"Cannot read {path}: {error.strerror}.", **UNREADABLE) from None

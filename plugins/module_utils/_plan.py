@@ -387,12 +387,17 @@ def _unreachable_database(
     plan: dict[str, Any],
     refusals: list[dict[str, str]],
 ) -> None:
-    """Stop, unless the ledger says that both releases share their last migration: then the database is not touched."""
+    """Stop, unless the ledger says that both releases share their last migration: then the database is not touched.
+
+    The release that runs is the one of the containers: a deploy may have gone unrecorded. A database of which something
+    else is wrong, a missing driver or a folder that may not be read, always stops it.
+    """
     plan["reachable"] = False
+    code = str(database.get("code") or "database_unreadable")
     running = set()
     for stack in good.values():
-        ledger = stack["ledger"]
-        entry = next((r for r in ledger["releases"] if r["release"] == ledger["current"]), None)
+        before = _before(stack) if code == "database_unreachable" else ""
+        entry = next((r for r in stack["ledger"]["releases"] if r["release"] == before), None)
         running.add(tuple(entry["migrations"]) if entry and entry.get("migrations") is not None else None)
     same = (
         len(running) == 1
@@ -409,7 +414,7 @@ def _unreachable_database(
     refusals.append(
         refusal(
             options.runner or "fleet",
-            str(database.get("code") or "database_unreachable"),
+            code,
             _first_line(database["error"]),
             str(
                 database.get("next")
@@ -543,7 +548,7 @@ def _plan_host(
     writers = bool(database_plan["down"]) and "application" in options.components[host]
     return {
         "components": list(options.components[host]),
-        "before": _before(stack, services),
+        "before": _before(stack),
         "project_dir": str(options.project_dir),
         "services": services,
         "commit": git.get("target_commit") or "",
@@ -563,9 +568,10 @@ def image_tag(reference: str) -> str:
     return name.partition(":")[2]
 
 
-def _before(stack: Mapping[str, Any], services: Mapping[str, Any]) -> str:
+def _before(stack: Mapping[str, Any]) -> str:
     """Return the release a host is on, as its containers say, else its checkout, else its ledger."""
-    tags = [service["before"] for service in services.values() if service["before"] != "not running"]
+    images = [(service.get("running") or {}).get("image") or "" for service in stack["services"].values() if service]
+    tags = [tag for tag in map(image_tag, images) if tag]
     return (tags or list(stack["git"].get("head_tags") or ()) or [stack["ledger"].get("current") or "unknown"])[0]
 
 

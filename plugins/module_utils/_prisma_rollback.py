@@ -374,6 +374,8 @@ class Transaction:
             f"server cannot "
             f"be asked. When it answers again: SELECT txid_status({xid});",
             outcome="unknown",
+            # Nobody may act as if the database still were what it was.
+            changed=True,
         )
 
     def _failure(self, error: DatabaseError) -> PrismaError:

@@ -247,7 +247,9 @@ statement:
   returned: on failure of a statement
   type: str
 outcome:
-  description: What became of a COMMIT during which the connection was lost, V(aborted) or V(unknown).
+  description: >-
+    What became of a COMMIT during or after which the connection was lost. V(aborted); V(committed), when only reading
+    it again failed; or V(unknown), which counts as changed, since it may be.
   returned: on failure, where that happened
   type: str
 """
@@ -328,9 +330,15 @@ class Run:
 
     def read_again(self):
         """What the database says now, over a connection that may have been lost meanwhile."""
-        if not self.database.alive:
-            self.database = self.connect()
-        self.after(self.join(reading.read_rows(self.database, self.place)))
+        try:
+            if not self.database.alive:
+                self.database = self.connect()
+            self.after(self.join(reading.read_rows(self.database, self.place)))
+        except PrismaError as error:
+            raise PrismaError(
+                f"It was changed and committed, but the database could not be read again to prove it: {error.message}",
+                outcome="committed",
+            ) from None
 
     def diff(self, prepared):
         before, after = self.result["applied_before"], self.result["applied_after"]
@@ -443,9 +451,7 @@ def main():
         run = Run(module)
         run.go()
     except PrismaError as error:
-        result = dict(run.result if run else {}, **error.fields)
-        result["changed"] = False
-        module.fail_json(msg=error.message, **result)
+        module.fail_json(msg=error.message, **{"changed": False, **(run.result if run else {}), **error.fields})
     module.exit_json(**run.result)
 
 

@@ -309,7 +309,7 @@ def main():
     try:
         result, warnings = read(module.params)
     except PrismaError as error:
-        module.fail_json(msg=error.message, **error.fields)
+        module.fail_json(msg=error.message, changed=False, **error.fields)
     for warning in warnings:
         module.warn(warning)
     module.exit_json(changed=False, **result)

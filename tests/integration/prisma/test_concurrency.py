@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
@@ -182,12 +183,15 @@ def test_a_row_written_after_the_plan_was_counted_needs_consent_too(three):  # n
 
 
 class Proxy:
-    """Between the module and PostgreSQL: cuts the line at a COMMIT, before or after PostgreSQL got it."""
+    """Between the module and PostgreSQL: cuts the line at a COMMIT, before or after PostgreSQL got it.
 
-    def __init__(self, port: int, delivers: bool, survives: bool = True) -> None:
+    Afterwards it lets ``left`` connections through, and then none.
+    """
+
+    def __init__(self, port: int, delivers: bool, left: int = 100) -> None:
         self._to = ("127.0.0.1", port)
         self._delivers = delivers
-        self._survives = survives
+        self._left = left
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._cut = False
@@ -200,6 +204,17 @@ class Proxy:
             except OSError:
                 return
             threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+            if self._cut:
+                self._left -= 1
+                if not self._left:
+                    self._stop()
+                    return
+
+    def _stop(self) -> None:
+        # close() alone would leave the thread that waits in accept() one more connection
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def _pass(self, client: socket.socket) -> None:
         with client, socket.create_connection(self._to) as server:
@@ -210,8 +225,8 @@ class Proxy:
                         return
                     if ready is client and b"COMMIT\0" in data and not self._cut:
                         self._cut = True
-                        if not self._survives:
-                            self._listener.close()
+                        if not self._left:
+                            self._stop()
                         if self._delivers:
                             server.sendall(data)
                             # PostgreSQL's answer says that it is done; the module never hears it.
@@ -240,9 +255,17 @@ def test_a_commit_that_never_arrived_is_found_undone(three):  # noqa: F811
 
 
 def test_a_commit_nobody_can_ask_about_is_called_unknown_with_the_query_to_type(three):  # noqa: F811
-    proxy = Proxy(three.port, delivers=True, survives=False)
+    proxy = Proxy(three.port, delivers=True, left=0)
     result = three.down(REACTIONS[0], database_url=through(three, proxy), lock_wait=0.1)
     assert result["failed"] and result["outcome"] == "unknown" and "SELECT txid_status(" in result["msg"]
+    assert result["changed"], "it may be, and the release from before must not be started on it"
+
+
+def test_a_commit_that_is_found_but_cannot_be_read_again_is_a_failure_that_says_it_changed(three):  # noqa: F811
+    proxy = Proxy(three.port, delivers=True, left=1)
+    result = three.down(REACTIONS[0], database_url=through(three, proxy))
+    assert result["failed"] and result["changed"] and result["outcome"] == "committed", result
+    assert three.live() == [INIT[0], RENAME[0]]
 
 
 def test_a_connection_that_dies_in_a_script_changes_nothing(three):  # noqa: F811

@@ -161,7 +161,7 @@ def test_through_ansible_a_rollback_works_and_shows_no_password_at_any_verbosity
 def test_through_ansible_a_url_given_as_an_option_is_hidden_in_the_invocation(three, ansible):  # noqa: F811
     url = three.url.replace(f":{three.port}/", ":1/")
     done = ansible("prisma_migration_info", database_url=url)
-    assert done.returncode == 2 and "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" in done.stdout, done.stdout
+    assert done.returncode == 2 and "Cannot connect" in done.stdout, done.stdout
     # The command line that ansible prints of itself is not the module's.
     shown = (
         done.stdout.split("TASK [", 1)[-1] if "TASK [" in done.stdout else done.stdout[done.stdout.index("FAILED!") :]

@@ -78,7 +78,8 @@ CASES = {
         "SELECT 1;",
         "DELETE FROM posts WHERE random() < 2;",
         [POSTS],
-        [("delete", "posts", None)],
+        # what a function does besides cannot be read
+        [("delete", "posts", None), ("unknown", "", None)],
     ),
     "update": ("SELECT 1;", "UPDATE posts SET body = '' WHERE body IS NOT NULL;", [POSTS], [("update", "posts", 2)]),
     "another type": (

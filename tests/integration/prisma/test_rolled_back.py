@@ -137,10 +137,9 @@ def test_an_error_without_a_position_names_its_statement(three):
 
 
 def test_a_constraint_that_is_only_checked_at_the_commit_is_blamed_on_its_script_and_quotes_no_row(three):
-    three.sql("ALTER TABLE users ADD UNIQUE (name) DEFERRABLE INITIALLY DEFERRED")
-    three.write(REACTIONS[0], None, "INSERT INTO users VALUES (2, 'Ada');")
-    before = three.state()
+    three.sql("ALTER TABLE users ADD UNIQUE (full_name) DEFERRABLE INITIALLY DEFERRED")
     three.write(RENAME[0], None, "INSERT INTO users VALUES (2, 'Ada');")
+    before = three.state()
     result = three.down(RENAME[0])
     refused(three, result, "23505")
     assert result["failed_migration"] == RENAME[0] and "Ada" not in result["msg"] + result["detail"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -178,19 +179,23 @@ class Fleet:
         """Return what a plan must leave as it is: files, git, containers and images, the registry, the database."""
         found = {}
         for host in self.hosts:
-            # The index is refreshed by any `git status`, of a person too; what it holds is compared by git itself.
             found[f"{host} files"] = self.shell(
                 host,
-                "find /srv/connectin /var/lib/connectin-rollback /root/.docker -type f -not -path '*/.git/index'"
-                " -print0 2>/dev/null | sort -z | xargs -0 -r sha256sum;"
+                "find /srv/connectin /var/lib/connectin-rollback /root/.docker -type f -print0"
+                " 2>/dev/null | sort -z | xargs -0 -r sha256sum;"
                 " find /srv/connectin /var/lib/connectin-rollback -printf '%p %m %U\n' 2>/dev/null | sort || true",
             )
             found[f"{host} git"] = self.shell(
-                host, "cd /srv/connectin; git status --porcelain; git for-each-ref; git rev-parse HEAD; git stash list"
+                host,
+                # Without them this look at it would refresh the index, as any `git status` does.
+                "export GIT_OPTIONAL_LOCKS=0 GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*';"
+                " cd /srv/connectin; git status --porcelain; git for-each-ref;"
+                " git rev-parse HEAD; git stash list",
             )
             found[f"{host} engine"] = self.shell(
                 host,
-                "docker ps -a --no-trunc --format '{{.ID}} {{.Image}} {{.State}}'; docker images --no-trunc --digests;"
+                "docker ps -a --no-trunc --format '{{.ID}} {{.Image}} {{.State}}';"
+                " docker images --no-trunc --format '{{.Repository}} {{.Tag}} {{.Digest}} {{.ID}}';"
                 " docker network ls -q; docker volume ls -q",
             )
         found["registry"] = subprocess.run(
@@ -208,6 +213,16 @@ class Fleet:
         lines = [line for line in dump.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
         found["database"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         return found
+
+
+def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Return the lines that differ between two fingerprints, each with the part of the world it belongs to."""
+    return [
+        f"{part}: {line}"
+        for part in before
+        for line in difflib.unified_diff(before[part].splitlines(), after[part].splitlines(), lineterm="", n=0)
+        if not line.startswith(("---", "+++", "@@"))
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -614,7 +614,7 @@ def test_without_pglast_the_plan_warns_where_that_matters(rows, warned):
     assert any("pglast is not on app1" in warning for warning in made["warnings"]) is warned
 
 
-DOWN_DATABASE = {"error": "connection refused\nIs the server running?", "code": "", "next": ""}
+DOWN_DATABASE = {"error": "connection refused\nIs the server running?", "code": "database_unreachable", "next": ""}
 
 
 def test_a_database_that_cannot_be_read_is_a_refusal():
@@ -644,6 +644,18 @@ def test_a_database_that_is_down_is_not_needed_by_releases_that_share_their_last
     assert "share their last migration" in made["warnings"][0]
 
 
+def test_the_release_that_runs_is_the_one_of_the_containers_not_the_newest_in_the_ledger():
+    # A deploy of v1.2.0 that went unrecorded: the ledger still believes in v1.1.0, which has the target's migrations.
+    reading = stack(runs="v1.2.0", target="v1.1.0")
+    reading["ledger"]["current"] = "v1.1.0"
+    assert codes(plan({"app1": reading}, DOWN_DATABASE)) == ["database_unreachable"]
+
+
+def test_what_is_wrong_with_the_reading_itself_stops_releases_that_share_their_last_migration_too():
+    missing = {"error": "no psycopg", "code": "library_missing", "next": "apt-get install python3-psycopg"}
+    assert codes(plan({"app1": shared()}, missing, release="v1.2.0")) == ["library_missing"]
+
+
 def test_a_rollback_of_the_database_alone_needs_the_database():
     made = plan({"app1": shared()}, DOWN_DATABASE, release="v1.2.0", parts=("database",))
     assert codes(made) == ["database_unreachable"]
@@ -665,7 +677,7 @@ def test_a_database_that_is_down_is_needed_unless_the_ledgers_prove_otherwise(br
 
 
 def test_hosts_that_run_different_releases_need_the_database():
-    second = shared()
+    second = stack(runs="v1.1.0", target="v1.2.0")
     second["ledger"].update(current="v1.1.0", releases=[recorded("v1.1.0")])
     made = plan({"app1": shared(), "app2": second}, DOWN_DATABASE, release="v1.2.0")
     assert codes(made) == ["database_unreachable"]
