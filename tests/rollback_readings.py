@@ -69,6 +69,7 @@ def stack(runs: str = "v1.2.0", target: str = "v1.1.0", services: tuple[str, ...
                 "target_local": False,
                 "running": container(name, runs),
                 "build_id": f"build-{runs}" if name == "web" else "",
+                "artifact": None,
                 "health": {"status": 503 if runs == "v1.2.0" and name == "api" else 200, "body": None, "error": ""},
             }
             for name in services
@@ -98,6 +99,15 @@ def stack(runs: str = "v1.2.0", target: str = "v1.1.0", services: tuple[str, ...
         "env": {"sha256": "0" * 64, "differs": []},
         "clock": 1767225600.0,
     }
+
+
+def kept_build(reading: dict, current: str, target_build_id: str, served: bool = True) -> dict:
+    """Return a reading whose frontend is a kept build on a runtime image."""
+    web = reading["services"]["web"]
+    web["artifact"] = {"current": current, "target_build_id": target_build_id, "target_served": served}
+    web["running"] = container("web", current, image=f"{REGISTRY}/connectin/node:20", repo_digests=[])
+    web.update(configured_image=f"{REGISTRY}/connectin/node:20", target_image="", target_digest="")
+    return reading
 
 
 def migration(name: str, **changes) -> dict:

@@ -10,6 +10,7 @@ from typing import Any, Mapping, Sequence
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _report, _verify
+from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
 
 
 def _options(raw: Mapping[str, Any]) -> _plan.Options:
@@ -52,8 +53,8 @@ def known_migrations(stacks: Mapping[str, Any], release: str) -> list[str] | Non
     return sorted(set.intersection(*recorded)) if recorded else None
 
 
-def _verify_problems(reading: Mapping[str, Any], plan: Mapping[str, Any], host: str, artifact: str = "") -> list[str]:
-    return _verify.problems(plan, host, reading, artifact)
+def _verify_problems(reading: Mapping[str, Any], plan: Mapping[str, Any], host: str) -> list[str]:
+    return _verify.problems(plan, host, reading)
 
 
 def _first_lines(result: Mapping[str, Any], limit: int = 3) -> str:
@@ -85,10 +86,13 @@ def stack_addresses(stacks: Mapping[str, Any], host: str) -> dict[str, str]:
     return {service: addresses[0] for service, addresses in containers.items() if addresses}
 
 
-def rotation_doubts(excluded: Sequence[str], drained: Sequence[str], stats: str = "") -> dict[str, str]:
+def rotation_doubts(
+    excluded: Sequence[str], drained: Sequence[str], stats: str = "", error: str = ""
+) -> dict[str, str]:
     """Return {host: doubt} for excluded hosts; '' when the load balancer, or the operator, says it is out of rotation.
 
-    ``stats`` is HAProxy's statistics page as CSV (management guide, section 9.1: svname and status).
+    ``stats`` is HAProxy's statistics page as CSV (management guide, section 9.1: svname and status), ``error`` why
+    there is none.
     """
     doubts = {}
     rows = list(csv.DictReader(io.StringIO(stats.lstrip("# ")))) if stats else []
@@ -96,6 +100,8 @@ def rotation_doubts(excluded: Sequence[str], drained: Sequence[str], stats: str 
         states = {row.get("status", "") for row in rows if row.get("svname") == host}
         if host in drained:
             doubts[host] = ""
+        elif error:
+            doubts[host] = f"the load balancer could not be asked whether it is out of rotation: {error}"
         elif not rows:
             doubts[host] = "nothing confirms that it is out of rotation (rollback_rotation_url is not set)"
         elif not states:
@@ -156,10 +162,8 @@ def ledger_services(stack: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def running_release(stack: Mapping[str, Any]) -> str:
-    """Return the release that a host's containers run by their tags, or '' when they differ."""
-    tags = {
-        _plan.image_tag((service.get("running") or {}).get("image") or "") for service in stack["services"].values()
-    }
+    """Return the release that a host's containers run by their tags and builds, or '' when they differ."""
+    tags = {release_of(service) for service in stack["services"].values()}
     return tags.pop() if len(tags) == 1 else ""
 
 

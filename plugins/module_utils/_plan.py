@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
 
 from ansible_collections.connectin.rollback.plugins.module_utils._migration_policy import Choice, choose
+from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
 
 # What both git and an image registry accept as a tag (distribution reference grammar: 128 characters at most).
 RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -40,8 +41,6 @@ class Options:
     runner: str = ""
     missing: tuple[str, ...] = ()
     excluded: Mapping[str, str] = field(default_factory=dict)
-    artifacts: Mapping[str, str] = field(default_factory=dict)  # host -> BUILD_ID of the kept build
-    frontend_source: str = "image"
     project_dir: str = ""
     image_source: str = "registry"
     pinned: str = ""  # target of an unfinished run that is taken up again
@@ -285,17 +284,6 @@ def _target_refusals(good: Mapping[str, Mapping[str, Any]], release: str, option
                     "compare them with: docker image inspect --format '{{.RepoDigests}}' <image>",
                 )
             )
-    if "frontend" in options.parts and options.frontend_source == "artifact":
-        for host in good:
-            if "frontend" in options.components[host] and not options.artifacts.get(host):
-                found.append(
-                    refusal(
-                        host,
-                        "artifact_missing",
-                        f"no kept build of {release} (a folder with .next/BUILD_ID)",
-                        "choose a release whose build is kept, or rollback_frontend_source=image",
-                    )
-                )
     return found
 
 
@@ -522,8 +510,11 @@ def _plan_host(
             continue
         running = service.get("running") or {}
         wanted = part in options.parts
-        if part == "frontend" and options.frontend_source == "artifact":
-            there = running.get("state") == "running" and service.get("build_id") == options.artifacts.get(host)
+        artifact = service.get("artifact")
+        if artifact is not None:
+            # A container goes on serving the build that it was started with, whatever the link names by now.
+            linked = bool(service.get("build_id")) and service.get("build_id") == artifact["target_build_id"]
+            there = running.get("state") == "running" and linked and artifact["target_served"]
         else:
             there = (
                 running.get("state") == "running"
@@ -535,8 +526,9 @@ def _plan_host(
             "part": part,
             "image": service.get("target_image") or "",
             "digest": service.get("target_digest") or "",
-            "local": bool(service.get("target_local")),
-            "before": image_tag(running.get("image") or "") or "not running",
+            "build_id": artifact["target_build_id"] if artifact is not None else None,
+            "local": artifact is not None or bool(service.get("target_local")),
+            "before": release_of(service) if running else "not running",
             "state": running.get("state") or "absent",
             "restarts": running.get("restarts") or 0,
             "health": (service.get("health") or {}).get("status"),
@@ -562,16 +554,9 @@ def _plan_host(
     }
 
 
-def image_tag(reference: str) -> str:
-    """Return the tag in an image reference, or '': ``registry:5000/a/b:v1@sha256:…`` gives ``v1``."""
-    name = reference.partition("@")[0].rpartition("/")[2]
-    return name.partition(":")[2]
-
-
 def _before(stack: Mapping[str, Any]) -> str:
     """Return the release a host is on, as its containers say, else its checkout, else its ledger."""
-    images = [(service.get("running") or {}).get("image") or "" for service in stack["services"].values() if service]
-    tags = [tag for tag in map(image_tag, images) if tag]
+    tags = [release for release in map(release_of, filter(None, stack["services"].values())) if release]
     return (tags or list(stack["git"].get("head_tags") or ()) or [stack["ledger"].get("current") or "unknown"])[0]
 
 

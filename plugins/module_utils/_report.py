@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
-from ansible_collections.connectin.rollback.plugins.module_utils._plan import image_tag, loss_text
+from ansible_collections.connectin.rollback.plugins.module_utils._plan import loss_text
+from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -36,7 +37,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
                     if service["change"]
                     else ("stop, start" if entry["stop_writers"] and service["part"] == "application" else "none")
                 )
-                image = "here" if service["local"] else "pull"
+                image = "here" if service["local"] else {"registry": "pull"}.get(plan["image_source"], "build")
                 rows.append(
                     [
                         host,
@@ -172,9 +173,8 @@ def _running(service: Mapping[str, Any] | None) -> str:
         return "not known"
     if not running:
         return "no container"
-    tag = image_tag(str(running.get("image") or ""))
     health = (service.get("health") or {}).get("status") or running.get("health") or "-"
-    return f"{tag} {running.get('state')} {health}"
+    return f"{release_of(service)} {running.get('state')} {health}"
 
 
 def next_command(

@@ -233,6 +233,9 @@ def running_release(services: Mapping[str, Mapping[str, Any]], releases: Sequenc
     running = {name: service["running"] for name, service in services.items() if service.get("running")}
     if not running:
         return ""
+    if any(service.get("artifact") is not None for service in services.values()):
+        named = {release_of(services[name]) for name in running}
+        return named.pop() if len(named) == 1 else ""
     for release in releases:
         recorded = {name: (release["services"].get(name) or {}).get("digest") for name in running}
         if all(digest and _has_digest(running[name], digest) for name, digest in recorded.items()):
@@ -273,7 +276,10 @@ def judge_target(
     tag_digest = _image_reference.digest_in(list((by_tag or {}).get("RepoDigests") or []), parsed)
     same_id = bool(recorded.get("image_id")) and (by_tag or {}).get("Id") == recorded.get("image_id")
     if answer is None:
-        return TargetImage(known or tag_digest, bool(by_tag or by_digest))
+        # The ledger may know the release by a digest that the host has no more; what is built has one of its own.
+        if by_digest or same_id:
+            return TargetImage(known or tag_digest, True)
+        return TargetImage(tag_digest or str((by_tag or {}).get("Id") or ""), bool(by_tag))
     if known and answer.digest and answer.digest != known:
         return TargetImage(known, bool(by_digest), (_moved(reference, parsed, known, answer.digest),))
     digest = known or answer.digest or tag_digest
@@ -282,6 +288,28 @@ def judge_target(
     if local or answer.digest:
         return TargetImage(digest, local)
     return TargetImage(digest, bool(by_tag), (_unavailable(reference, parsed, answer, bool(by_tag)),))
+
+
+# Where a kept build holds its id, below its own folder.
+BUILD_ID = (".next", "BUILD_ID")
+
+
+def artifact_refusal(release: str, directory: str) -> Refusal:
+    """No kept build of the release to go to."""
+    return Refusal(
+        "artifact_missing",
+        f"no kept build of {release}: there is no {'/'.join((directory, release, *BUILD_ID))}",
+        f"ls {directory}; name a release whose build is kept, or use rollback_frontend_source=image",
+    )
+
+
+def release_of(service: Mapping[str, Any]) -> str:
+    """The release that a service of stack_info runs: its kept build's, else its image's tag; '' when nothing tells."""
+    artifact = service.get("artifact")
+    if artifact is not None:
+        return str(artifact.get("current") or "")
+    image = (service.get("running") or {}).get("image") or ""
+    return _image_reference.parse(image).tag if image else ""
 
 
 def disk_refusal(root_dir: str, free_mb: int, min_free_mb: int) -> Refusal | None:

@@ -49,8 +49,8 @@ def endpoints(
     return found
 
 
-def problems(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any], artifact: str = "") -> list[str]:
-    """Return what one host's new reading contradicts: image digest, state, restarts, checkout; [] when all holds."""
+def problems(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any]) -> list[str]:
+    """Return what one host's new reading contradicts: image digest or build, state, checkout; [] when all holds."""
     entry = plan["hosts"][host]
     found = []
     for name, planned in entry["services"].items():
@@ -59,9 +59,12 @@ def problems(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any], art
         if not running or running.get("state") != "running":
             found.append(f"{name}: its container is {(running or {}).get('state') or 'not there'}, not running")
             continue
-        if artifact and planned["part"] == "frontend":
-            if service.get("build_id") != artifact:
-                found.append(f"{name}: it serves build {service.get('build_id') or 'unknown'}, not {artifact}")
+        if planned["build_id"] is not None:
+            if planned["part"] in plan["parts"] and service.get("build_id") != planned["build_id"]:
+                linked = service.get("build_id") or "unknown"
+                found.append(f"{name}: the kept build that is linked is {linked}, not {planned['build_id']}")
+            elif planned["part"] in plan["parts"] and not service["artifact"]["target_served"]:
+                found.append(f"{name}: it does not serve build {planned['build_id']}")
         elif planned["part"] in plan["parts"] and not _is_target(service):
             found.append(
                 f"{name}: it runs {running.get('image')} ({str(running.get('image_id'))[7:19]}), "

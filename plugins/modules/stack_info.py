@@ -34,7 +34,10 @@ options:
   services:
     description:
       - The services to read, by name. Each is a dictionary with C(health_url), a URL that the host itself can read, and
-        C(build_id_path), a file in the container that holds the id of the build. Both may be left out or empty.
+        C(build_id_path), a file in the container that holds the id of the build.
+      - One whose image is only a runtime also has C(artifacts_dir), the directory of its kept builds. There is a folder
+        for each release in it, and a link C(current) to the one that is served.
+      - Each key may be left out or empty.
     type: dict
     required: true
   release:
@@ -221,9 +224,25 @@ services:
           type: list
           elements: str
     build_id:
-      description: The content of C(build_id_path) in the container, empty when there is none.
+      description: >-
+        The content of C(build_id_path) in the container, for kept builds that of the one that is linked; empty when
+        there is none.
       type: str
       sample: kHc2vXoWqyYtPR1lS3zUe
+    artifact:
+      description: The kept builds of a service with C(artifacts_dir), null for one whose releases are images.
+      type: dict
+      contains:
+        current:
+          description: The release that the link C(current) names, empty when there is none.
+          type: str
+          sample: v1.4.3
+        target_build_id:
+          description: The C(.next/BUILD_ID) of the target's build, empty when there is none.
+          type: str
+        target_served:
+          description: Whether the service hands out the target's build; the link may have moved under it.
+          type: bool
     health:
       description: What C(health_url) answers, null when there is no such URL.
       type: dict
@@ -375,7 +394,7 @@ HEALTH_TIMEOUT = 3.0
 HEALTH_LIMIT = 64 * 1024
 REGISTRY_TIMEOUT = 10.0
 REMOTE_TIMEOUT = 15
-SERVICE_KEYS = ("health_url", "build_id_path")
+SERVICE_KEYS = ("health_url", "build_id_path", "artifacts_dir")
 
 
 def user_name() -> str:
@@ -465,6 +484,7 @@ class Reader:
                     "target_local": False,
                     "running": None,
                     "build_id": "",
+                    "artifact": None,
                     "health": None,
                 }
                 for name in self.params["services"]
@@ -508,8 +528,10 @@ class Reader:
             self.read_env()
             self.read_compose()
         self.read_engine()
+        self.read_artifacts()
         self.resolve_target()
         self.read_target_images()
+        self.read_target_artifacts()
         if self.params["git"] and os.path.isdir(self.directory):
             self.read_git()
         self.compare_env()
@@ -668,6 +690,41 @@ class Reader:
                     path = os.path.join((container.get("Config") or {}).get("WorkingDir") or "/", path)
                     service["build_id"] = (engine.read_file(container["Id"], path) or "").strip()
 
+    def artifacts(self) -> list[tuple[str, str]]:
+        """The services whose releases are kept builds, each with the directory of these."""
+        services = self.params["services"].items()
+        return [(name, options["artifacts_dir"]) for name, options in services if options["artifacts_dir"]]
+
+    def read_artifacts(self) -> None:
+        for name, directory in self.artifacts():
+            service = self.result["services"][name]
+            current = os.path.join(directory, "current")
+            linked = os.path.basename(os.path.realpath(current)) if os.path.islink(current) else ""
+            service["artifact"] = {"current": linked, "target_build_id": "", "target_served": False}
+            service["build_id"] = self.kept_build(directory, "current") if linked else ""
+
+    def kept_build(self, directory: str, release: str) -> str:
+        """The build id of a kept build, '' when there is none."""
+        try:
+            return (_state_dir.read_text(os.path.join(directory, release, *_stack.BUILD_ID)) or "").strip()
+        except _state_dir.StateDirError as error:
+            self.module.warn(str(error))
+            return ""
+
+    def read_target_artifacts(self) -> None:
+        """Whether the target's builds are kept, and served already."""
+        target = self.result["target"]
+        for name, directory in self.artifacts() if target else ():
+            artifact = self.result["services"][name]["artifact"]
+            artifact["target_build_id"] = build = self.kept_build(directory, target)
+            if not build:
+                self.refuse(_stack.artifact_refusal(target, directory))
+            elif self.params["services"][name]["health_url"]:
+                # Next.js has this file under the id of each build, and serves that of its own only.
+                asset = f"/_next/static/{urllib.parse.quote(build)}/_buildManifest.js"
+                answer = read_health(urllib.parse.urljoin(self.params["services"][name]["health_url"], asset))
+                artifact["target_served"] = answer["status"] == 200
+
     def resolve_target(self) -> None:
         """Name the target, once; ``previous`` looks at what really runs, since a deploy may have gone unrecorded."""
         ledger = self.result["ledger"]
@@ -694,6 +751,8 @@ class Reader:
             return
         wanted = {}
         for name, service in self.result["services"].items():
+            if service["artifact"] is not None:
+                continue
             if service["configured_image"]:
                 wanted[name] = _image_reference.parse(service["configured_image"]).with_tag(self.result["target"])
                 service["target_image"] = str(wanted[name])

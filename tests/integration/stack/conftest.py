@@ -254,8 +254,8 @@ def ledger(fleet: Fleet, tmp_path_factory) -> Path:
 def at(fleet: Fleet, ledger: Path):
     """Return a function that puts the fleet into the state right after a release was deployed, with its ledger."""
 
-    def put(release: str) -> None:
-        fleet.sandbox("restore", release)
+    def put(release: str, web: str = "image") -> None:
+        fleet.sandbox("restore", release, "--web", web)
         for host in fleet.hosts:
             fleet.shell(host, f"rm -rf /var/lib/connectin-rollback; cp -a {ledger} /var/lib/connectin-rollback")
 

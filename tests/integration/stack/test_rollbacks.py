@@ -56,7 +56,7 @@ def test_the_whole_stack_goes_back_from_a_failing_release_and_a_second_run_chang
 
 def test_previous_is_the_newest_release_marked_good(fleet, at):
     at("v1.2.0")
-    run = fleet.play("rollback_full.yml", release="previous")
+    run = fleet.play("rollback_full.yml", release="previous", rollback_confirm_data_loss="v1.1.0")
     assert run.rc == 0, run.text
     assert_serves(fleet, "v1.1.0")
 
@@ -71,6 +71,16 @@ def test_an_additive_migration_is_kept_and_the_writers_are_never_stopped(fleet, 
     assert fleet.catalog() == fleet.catalog("connectin_ref_v1_1_0")
     record = json.loads(fleet.shell("app1", "cat /var/lib/connectin-rollback/runs/*/record.json"))
     assert record["plan"]["online"] is True
+
+    again = fleet.play("rollback_full.yml", release="v1.0.0")
+
+    assert (again.rc, again.changed()) == (0, 0), again.text
+    # What was kept can still go down, although no checkout has its script any more.
+    down = fleet.play(
+        "rollback_full.yml", release="v1.0.0", rollback_migrations="down", rollback_confirm_data_loss="v1.0.0"
+    )
+    assert down.rc == 0, down.text
+    assert fleet.catalog() == fleet.catalog("connectin_ref_v1_0_0")
 
 
 def test_down_takes_an_additive_migration_down_too(fleet, at):
@@ -144,6 +154,37 @@ def test_the_frontend_alone_goes_back(fleet, at):
         assert fleet.get(f"http://{address}:3111/_next/static/v1.0.0/_buildManifest.js")[0] == 200
 
 
+def test_the_frontend_alone_goes_back_to_a_kept_build_without_images(fleet, at):
+    at("v1.1.0", web="artifact")
+    images = {host: fleet.running_digest(host, "web") for host in fleet.hosts}
+    run = fleet.play("rollback_frontend.yml", release="v1.0.0", rollback_frontend_source="artifact")
+    assert run.rc == 0, run.text
+    for host, address in fleet.hosts.items():
+        assert fleet.get(f"http://{address}:3111/_next/static/v1.0.0/_buildManifest.js")[0] == 200
+        assert fleet.get(f"http://{address}:3111/_next/static/v1.1.0/_buildManifest.js")[0] == 404
+        assert fleet.running_digest(host, "web") == images[host]
+        assert fleet.running_digest(host, "api") == fleet.published_digest("api", "v1.1.0")
+    again = fleet.play("rollback_frontend.yml", release="v1.0.0", rollback_frontend_source="artifact")
+    assert (again.rc, again.changed()) == (0, 0), again.text
+    refused = fleet.play("rollback_frontend.yml", release="v0.9.0", rollback_frontend_source="artifact")
+    assert "[artifact_missing]" in refused.text
+
+
+def test_images_that_no_registry_has_are_built_on_the_hosts_while_the_release_before_serves(fleet, at):
+    at("v1.1.0")
+    for host in fleet.hosts:
+        fleet.shell(host, "docker image rm -f $(docker images -q '*/connectin/*:v1.0.0')")
+    run = fleet.play("rollback_full.yml", release="v1.0.0", rollback_image_source="build")
+    assert run.rc == 0, run.text
+    for host, address in fleet.hosts.items():
+        assert fleet.health(host)[1]["version"] == "v1.0.0"
+        assert fleet.get(f"http://{address}:3111/_next/static/v1.0.0/_buildManifest.js")[0] == 200
+        assert fleet.head(host) == "v1.0.0"
+        assert "connectin-rollback" not in fleet.shell(host, "git -C /srv/connectin worktree list")
+    again = fleet.play("rollback_full.yml", release="v1.0.0", rollback_image_source="build")
+    assert (again.rc, again.changed()) == (0, 0), again.text
+
+
 def test_the_next_deploy_applies_again_what_went_down(fleet, at):
     at("v1.2.0")
     assert fleet.play("rollback_full.yml", **CONSENT).rc == 0
@@ -161,7 +202,7 @@ def test_a_failure_after_the_first_change_says_the_state_of_every_host_and_what_
     assert re.search(r"app2: Switch: ", run.text), run.text
     assert "next:" in run.text
     assert fleet.health("app1")[1].get("version") == "v1.1.0"
-    fleet.shell("app2", "pkill -f http.server || true")
+    fleet.shell("app2", "pkill -f '[h]ttp.server' || true")
     again = fleet.play("rollback_full.yml", release="v1.1.0")
     assert again.rc == 0, again.text
     assert_serves(fleet, "v1.1.0")

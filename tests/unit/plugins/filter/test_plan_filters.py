@@ -28,8 +28,6 @@ def options(**changes) -> dict:
         "runner": "app1",
         "missing": [],
         "excluded": {},
-        "artifacts": {},
-        "frontend_source": "image",
         **changes,
     }
 
@@ -159,6 +157,13 @@ def test_a_server_that_serves_in_one_backend_of_two_is_a_doubt():
 )
 def test_what_the_load_balancer_does_not_confirm_is_a_doubt(stats, expected):
     assert filters.rotation_doubts(["app1"], [], stats) == {"app1": expected}
+
+
+def test_a_load_balancer_that_could_not_be_asked_is_a_doubt_with_the_reason():
+    doubts = filters.rotation_doubts(["app1", "app2"], ["app2"], "", "Connection refused")
+    assert "could not be asked" in doubts["app1"]
+    assert doubts["app1"].endswith("Connection refused")
+    assert doubts["app2"] == ""
 
 
 def test_the_operators_word_is_enough_for_the_host_that_it_names():

@@ -67,7 +67,13 @@ def test_a_tag_that_moved_since_the_release_was_good_is_a_refusal():
 
 def test_an_image_that_is_built_on_the_host_needs_no_registry():
     assert judge(None) == ("", False, [])
-    assert judge(None, by_tag=local("")) == ("", True, [])
+    assert judge(None, by_tag=local("")) == ("sha256:id", True, [])
+
+
+def test_an_image_that_is_built_anew_is_not_measured_by_the_digest_it_once_had_in_a_registry():
+    assert judge(None, recorded=GOOD) == ("", False, [])
+    assert judge(None, recorded=GOOD, by_tag=local("")) == ("sha256:id", True, [])
+    assert judge(None, recorded=GOOD, by_tag=local(GOOD), by_digest=local(GOOD)) == (GOOD, True, [])
     assert judge(None, recorded=GOOD, by_digest=local(GOOD)) == (GOOD, True, [])
 
 

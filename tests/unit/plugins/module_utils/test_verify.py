@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _verify
-from rollback_readings import commit, container, history, stack
+from rollback_readings import commit, container, history, kept_build, stack
 
 FULL = ("application", "database", "frontend")
 API = {"url": "http://app1:5007/health", "body": "database == 'connected'", "version": "version"}
@@ -97,7 +97,7 @@ def test_with_the_database_down_the_version_alone_is_proved():
     reading = stack(runs="v1.3.0", target="v1.2.0")
     reading["ledger"]["releases"][0].update(release="v1.3.0")
     reading["ledger"]["releases"][1].update(release="v1.2.0", migrations=reading["git"]["target_migrations"])
-    made = plan(reading, {"error": "connection refused"}, release="v1.2.0")
+    made = plan(reading, {"error": "connection refused", "code": "database_unreachable"}, release="v1.2.0")
     assert made["refusals"] == []
     found = endpoints(made)
     assert found["api"]["body"] == "(version == 'v1.2.0')"
@@ -177,14 +177,15 @@ def test_a_rollback_of_one_part_does_not_look_at_the_checkout_or_at_other_images
 
 
 def test_a_kept_build_is_proved_by_its_build_id_and_not_by_the_image_under_it():
-    made = plan(frontend_source="artifact", artifacts={"app1": "build-v1.1.0"})
-    reading = after()
-    reading["services"]["web"]["running"] = container("web", "v1.2.0")
-    assert _verify.problems(made, "app1", reading, "build-v1.1.0") == []
+    made = plan(kept_build(stack(), "v1.2.0", "build-v1.1.0"))
+    reading = kept_build(after(), "v1.1.0", "build-v1.1.0")
+    assert _verify.problems(made, "app1", reading) == []
     reading["services"]["web"]["build_id"] = "build-v1.2.0"
-    assert _verify.problems(made, "app1", reading, "build-v1.1.0") == [
-        "web: it serves build build-v1.2.0, not build-v1.1.0"
+    assert _verify.problems(made, "app1", reading) == [
+        "web: the kept build that is linked is build-v1.2.0, not build-v1.1.0"
     ]
+    reading = kept_build(after(), "v1.1.0", "build-v1.1.0", served=False)
+    assert _verify.problems(made, "app1", reading) == ["web: it does not serve build build-v1.1.0"]
 
 
 def test_a_host_that_was_lost_is_a_problem_and_no_traceback():

@@ -317,3 +317,25 @@ def test_only_bad_arguments_fail(run, services):
     code, result = run(services=services)
     assert code == 1
     assert "services.api" in result["msg"]
+
+
+def test_a_kept_build_is_read_where_it_lies_and_asked_for_where_it_is_served(host, run, serve):
+    builds = host / "builds"
+    for release in ("v1.1.0", "v1.2.0"):
+        (builds / release / ".next").mkdir(parents=True)
+        (builds / release / ".next" / "BUILD_ID").write_text(f"id-of-{release}\n")
+    (builds / "current").symlink_to("v1.2.0")
+    services = {"api": {"artifacts_dir": str(builds), "health_url": serve(200, b"{}")}}
+    _code, result = run(release="v1.1.0", services=services)
+    service = result["services"]["api"]
+    assert service["artifact"] == {"current": "v1.2.0", "target_build_id": "id-of-v1.1.0", "target_served": True}
+    assert (service["build_id"], service["target_image"]) == ("id-of-v1.2.0", "")
+    services["api"]["health_url"] = serve(404, b"")
+    _code, result = run(release="v1.1.0", services=services)
+    assert result["services"]["api"]["artifact"]["target_served"] is False
+
+
+def test_a_release_without_a_kept_build_is_a_refusal(host, run):
+    _code, result = run(release="v1.1.0", services={"api": {"artifacts_dir": str(host / "builds")}})
+    assert "artifact_missing" in codes(result)
+    assert result["services"]["api"]["artifact"]["current"] == ""
