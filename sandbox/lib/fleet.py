@@ -22,7 +22,7 @@ from .config import (
     load_secrets,
     write_private,
 )
-from .containers import ensure_container, in_container, revive
+from .containers import ensure_container, in_container, remove, revive
 from .services import engine_host, fetch, host_key, login_script
 from .shell import SandboxError, in_parallel, step, wait_until
 
@@ -31,8 +31,12 @@ CRASHES = "v1.3.0"
 
 
 def ensure_hosts(state: State, count: int) -> None:
-    """At least so many hosts run and can be reached."""
-    names = host_names(max(count, len(state.hosts)))
+    """Just so many hosts run and can be reached."""
+    names = host_names(count)
+    for name in [name for name in state.hosts if name not in names]:
+        with step(f"remove host {name}, since {count} {'is' if count == 1 else 'are'} asked for"):
+            remove(name, [f"{name}-docker"])
+        state.deployed.pop(name, None)
     state.hosts = {name: state.address(FIRST_HOST + number) for number, name in enumerate(names)}
     state.save()
     in_parallel([lambda name=name: _ensure_host(state, name) for name in names])
@@ -53,7 +57,14 @@ def write_inventory(state: State) -> None:
     lines = [f"{address} {key}" for address, key in zip(state.hosts.values(), keys)]
     write_private(KNOWN_HOSTS, "\n".join(lines) + "\n")
     hosts = "\n".join(f"    {name}:\n      ansible_host: {address}" for name, address in state.hosts.items())
-    text = f"---\n# Written by sandbox/sandbox up; not kept in git.\nconnectin:\n  hosts:\n{hosts}\n"
+    # Paths in full: tools that read an inventory without templating it, such as testinfra, use it too.
+    variables = (
+        f"    ansible_user: deploy\n    ansible_ssh_private_key_file: {KEY}\n"
+        f"    ansible_ssh_common_args: -o UserKnownHostsFile={KNOWN_HOSTS} -o IdentitiesOnly=yes\n"
+    )
+    text = (
+        f"---\n# Written by sandbox/sandbox up; not kept in git.\nconnectin:\n  hosts:\n{hosts}\n  vars:\n{variables}"
+    )
     if not INVENTORY.exists() or INVENTORY.read_text(encoding="utf-8") != text:
         INVENTORY.parent.mkdir(parents=True, exist_ok=True)
         INVENTORY.write_text(text, encoding="utf-8")

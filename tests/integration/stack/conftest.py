@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import time
 import urllib.error
@@ -54,6 +55,29 @@ class Fleet:
         return done.stdout
 
     def play(self, playbook: str, **extra: object) -> Run:
+        return self.run(self._command(playbook, **extra))
+
+    def kill_when(self, text: str, playbook: str, **extra: object) -> None:
+        """Start a playbook and SIGKILL it, with all it started, as soon as it prints a text."""
+        process = subprocess.Popen(
+            self._command(playbook, **extra),
+            cwd=CHECKOUT,
+            env={**self._environment(), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if text in line:
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert text in seen, seen
+
+    def _command(self, playbook: str, **extra: object) -> list[str]:
         options = []
         for name in ("check", "limit", "verbosity"):
             value = extra.pop(name, None)
@@ -63,18 +87,20 @@ class Fleet:
                 options += ["--limit", str(value)]
             elif name == "verbosity" and value:
                 options.append("-" + "v" * int(str(value)))
-        command = [CHECKOUT / ".venv/bin/ansible-playbook", playbook, *options]
-        if extra:
-            command += ["-e", json.dumps(extra)]
-        return self.run(command)
+        command = [str(CHECKOUT / ".venv/bin/ansible-playbook"), playbook, *options]
+        return command + (["-e", json.dumps(extra)] if extra else [])
 
-    def run(self, command: list) -> Run:
-        environment = {
+    @staticmethod
+    def _environment() -> dict[str, str]:
+        return {
             **os.environ,
             "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "PATH": f"{CHECKOUT / '.venv/bin'}:{os.environ['PATH']}",
         }
+
+    def run(self, command: list) -> Run:
+        environment = self._environment()
         return Run(subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=420, env=environment))
 
     def on(self, host: str, *words: str, check: bool = True) -> str:
@@ -132,6 +158,13 @@ class Fleet:
                 if sql.lstrip().lower().startswith(("select", "with"))
                 else [(connection.execute(sql).rowcount,)]
             )
+
+    def psql(self, text: str) -> str:
+        """Run a script with psql, as a person would, stopping at its first error."""
+        command = ["docker", "exec", "-i", "-u", "postgres", f"{self.prefix}-db", "psql", "-v", "ON_ERROR_STOP=1"]
+        done = subprocess.run([*command, "connectin"], input=text, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def catalog(self, database: str = "connectin") -> str:
         """Return the schema of a database as pg_dump prints it, without what differs from run to run."""
