@@ -146,6 +146,7 @@ def down(_arguments: argparse.Namespace) -> None:
     INVENTORY.unlink(missing_ok=True)
     if state:
         state.hosts, state.deployed, state.snapshots, state.snapshots_of = {}, {}, [], ""
+        state.database_place = "apart"
         state.save()
 
 
