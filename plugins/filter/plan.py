@@ -16,7 +16,14 @@ from ansible_collections.connectin.rollback.plugins.module_utils._stack import r
 def _options(raw: Mapping[str, Any]) -> _plan.Options:
     if raw["policy"] not in ("auto", "keep", "down"):
         raise AnsibleFilterError(f"rollback_migrations is auto, keep or down, not {raw['policy']!r}")
-    return _plan.Options(**{**raw, "parts": tuple(raw["parts"]), "missing": tuple(raw.get("missing") or ())})
+    return _plan.Options(
+        **{
+            **raw,
+            "parts": tuple(raw["parts"]),
+            "missing": tuple(raw.get("missing") or ()),
+            "writers": tuple(raw.get("writers") or ()),
+        }
+    )
 
 
 def make_plan(

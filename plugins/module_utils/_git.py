@@ -73,6 +73,13 @@ class Git:
         rc, out, _err = self._run(["rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"])
         return out.strip() if rc == 0 else ""
 
+    def in_the_way(self, commit: str) -> tuple[str, ...]:
+        """The untracked files that a checkout of a commit would overwrite, which git refuses to do."""
+        loose = set(self._output("ls-files", "--others", "--exclude-standard", "-z").split("\0")) - {""}
+        if not loose:
+            return ()
+        return tuple(sorted(loose & set(self._output("ls-tree", "-r", "-z", "--name-only", commit).split("\0"))))
+
     def contents(self, commit: str, migrations_path: str) -> Contents:
         """The migrations and the npm scripts of a commit; '' as ``migrations_path`` asks for no migrations."""
         migrations = None

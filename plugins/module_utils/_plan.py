@@ -20,6 +20,7 @@ from ansible_collections.connectin.rollback.plugins.module_utils._migration_poli
 from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
 
 # What both git and an image registry accept as a tag (distribution reference grammar: 128 characters at most).
+LOCK_REASON = "rollback to "  # roles/record/tasks/lock.yml
 RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -43,7 +44,7 @@ class Options:
     excluded: Mapping[str, str] = field(default_factory=dict)
     project_dir: str = ""
     image_source: str = "registry"
-    pinned: str = ""  # target of an unfinished run that is taken up again
+    writers: tuple[str, ...] = ()  # Compose services that write to the database
 
 
 def refusal(host: str, code: str, message: str, then: str) -> dict[str, str]:
@@ -85,6 +86,8 @@ def make_plan(
         "coordinator": coordinator,
         "runner": options.runner,
         "image_source": options.image_source,
+        "policy": options.policy,
+        "excluded": list(options.excluded),
         "hosts": hosts,
         "database": database_plan,
         # The old page on the newer API is the compatible pair; once the writers are stopped the API goes first.
@@ -202,13 +205,14 @@ def _target(good: Mapping[str, Mapping[str, Any]], options: Options, refusals: l
             refusal("fleet", "release_missing", "no release was named", "choose one below: -e release=<release>")
         )
         return ""
-    if options.pinned and options.release not in ("previous", options.pinned):
+    pinned = _pinned(good, options.run_id)
+    if pinned and options.release not in ("previous", pinned):
         refusals.append(
             refusal(
                 "fleet",
                 "pinned",
-                f"the run that is taken up again goes to {options.pinned}, not to {options.release}",
-                f"-e release={options.pinned}",
+                f"the run that is taken up again goes to {pinned}, not to {options.release}",
+                f"-e release={pinned}",
             )
         )
     if options.release != "previous":
@@ -224,8 +228,8 @@ def _target(good: Mapping[str, Mapping[str, Any]], options: Options, refusals: l
             )
         )
         return ""
-    if options.pinned:
-        return options.pinned
+    if pinned:
+        return pinned
     targets = {host: stack.get("target") or "" for host, stack in good.items()}
     known = sorted(set(targets.values()) - {""})
     if len(known) > 1:
@@ -240,6 +244,18 @@ def _target(good: Mapping[str, Mapping[str, Any]], options: Options, refusals: l
         )
         return ""
     return known[0] if known else ""
+
+
+def _pinned(good: Mapping[str, Mapping[str, Any]], run_id: str) -> str:
+    """Return the target of a run that holds its lock already, as the lock's reason names it; '' for a new run.
+
+    What is previous has changed once some hosts are there.
+    """
+    for stack in good.values():
+        lock = stack.get("lock") or {}
+        if lock.get("run_id") == run_id and str(lock.get("reason")).startswith(LOCK_REASON):
+            return str(lock["reason"])[len(LOCK_REASON) :].partition(":")[0]
+    return ""
 
 
 def _target_refusals(good: Mapping[str, Mapping[str, Any]], release: str, options: Options) -> list[dict[str, str]]:
@@ -359,6 +375,19 @@ def _plan_database(
                 refusals.append(refusal(options.runner, problem["code"], problem["message"], problem["next"]))
         refusals += _consent(plan["price"], release, options)
     refusals += _boundary(good, down, release, options)
+    others = sorted(set(options.writers) - {options.services["application"]})
+    if down and others:
+        refusals.append(
+            refusal(
+                "fleet",
+                "writers_unsupported",
+                f"a migration goes down, and writers other than the API ({', '.join(others)}) would be stopped and not "
+                "started again: that is not supported",
+                'stop them yourself, add -e \'{"rollback_writer_services": ["'
+                + options.services["application"]
+                + "\"]}', and start them with the target",
+            )
+        )
     if not info.get("parser") and choices:
         plan["warnings"].append(
             f"pglast is not on {options.runner}: no migration counts as additive, and what would be lost is not counted"
@@ -470,8 +499,12 @@ def _boundary(
 
 
 def _runs_other(service: Mapping[str, Any] | None) -> bool:
-    running = (service or {}).get("running")
-    return bool(running and running.get("state") == "running" and not _is_target(service or {}))
+    """Return whether a service runs, or would by its next start, another release than the target."""
+    if not service:
+        return False
+    if service.get("running"):
+        return not _is_target(service)
+    return bool(service.get("configured_image")) and service["configured_image"] != service.get("target_image")
 
 
 def _is_target(service: Mapping[str, Any]) -> bool:

@@ -187,6 +187,10 @@ def next_command(
 ) -> str:
     """Return what to type for one host that did not get there."""
     again = f"ansible-playbook {playbook(plan['parts'])} -e release={plan['release']}"
+    if plan["policy"] != "auto":
+        again += f" -e rollback_migrations={plan['policy']}"
+    if plan["excluded"]:
+        again += f" -e rollback_exclude={','.join(plan['excluded'])}"
     if plan["database"]["price"] and not rolled_back:
         again += f" -e rollback_confirm_data_loss={plan['release']}"
     if not services:

@@ -183,6 +183,16 @@ def changes_refusal(paths: Sequence[str], project_dir: str) -> Refusal:
     )
 
 
+def untracked_refusal(release: str, paths: Sequence[str], project_dir: str) -> Refusal:
+    """Files that nobody tracks now, and the target does: its checkout would fail, with the database down already."""
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return Refusal(
+        "untracked_files",
+        f"{release} has files that lie untracked in the checkout: {', '.join(paths[:5])}{more}",
+        f"move them out of {project_dir}",
+    )
+
+
 def by_service(
     containers: Iterable[Mapping[str, Any]], project: str, project_dir: str
 ) -> dict[str, list[Mapping[str, Any]]]:
@@ -277,14 +287,16 @@ def judge_target(
     same_id = bool(recorded.get("image_id")) and (by_tag or {}).get("Id") == recorded.get("image_id")
     if answer is None:
         # The ledger may know the release by a digest that the host has no more; what is built has one of its own.
-        if by_digest or same_id:
+        if same_id or by_tag and known and tag_digest == known:
             return TargetImage(known or tag_digest, True)
         return TargetImage(tag_digest or str((by_tag or {}).get("Id") or ""), bool(by_tag))
     if known and answer.digest and answer.digest != known:
         return TargetImage(known, bool(by_digest), (_moved(reference, parsed, known, answer.digest),))
     digest = known or answer.digest or tag_digest
     wanted = known or answer.digest
-    local = bool(by_digest) or same_id or bool(by_tag and wanted and tag_digest == wanted)
+    # Under the target's name: that is what will be started, with no pull on the way.
+    same_image = bool(by_tag and by_digest) and by_tag["Id"] == by_digest["Id"]
+    local = same_id or same_image or bool(by_tag and wanted and tag_digest == wanted)
     if local or answer.digest:
         return TargetImage(digest, local)
     return TargetImage(digest, bool(by_tag), (_unavailable(reference, parsed, answer, bool(by_tag)),))

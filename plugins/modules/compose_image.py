@@ -220,15 +220,18 @@ def _temporary(module: AnsibleModule, path: str, text: str) -> str:
 def diffs(
     files: _compose_file.Files, texts: Mapping[str, str], changes: list[_compose_file.Change]
 ) -> list[dict[str, str]]:
-    """One entry a changed file; of the env file only the changed lines, since the others may be secrets."""
+    """One entry a changed file, of it only the changed lines: the others may hold secrets."""
     found = []
-    for path in texts:
-        own = [change for change in changes if change.file == path]
+    for path, text in texts.items():
         if path == files.env_path:
+            own = [change for change in changes if change.file == path]
             before = "".join(f"{change.before}\n" for change in own if change.before)
             after = "".join(f"{change.after}\n" for change in own)
         else:
-            before, after = files.texts[path], texts[path]
+            # Only spans within a line are replaced, so the lines stand opposite each other.
+            pairs = zip(files.texts[path].splitlines(True), text.splitlines(True))
+            differing = [pair for pair in pairs if pair[0] != pair[1]]
+            before, after = ("".join(pair[side] for pair in differing) for side in (0, 1))
         found.append({"before": before, "after": after, "before_header": path, "after_header": path})
     return found
 

@@ -835,7 +835,8 @@ class Reader:
     def take_checkout(self, git: _git.Git) -> None:
         found = self.result["git"]
         checkout = git.checkout()
-        pinned = {pin["sha256"] for pin in _ledger.pins(self.entries)}
+        # Any that was ever entered: a later one is entered before it is written.
+        pinned = {pin["sha256"] for entry in self.entries for pin in entry.pins or ()}
         for path in checkout.changed:
             found["pins" if self.sha256(os.path.join(checkout.top, path)) in pinned else "local_changes"].append(path)
         found.update(
@@ -859,6 +860,9 @@ class Reader:
         commit = git.commit_of(target)
         if commit:
             contents = git.contents(commit, self.params["migrations_path"])
+            blocking = git.in_the_way(commit) if commit != found["head"] else ()
+            if blocking:
+                self.refuse(_stack.untracked_refusal(target, blocking, self.directory))
             found.update(target_commit=commit, target_local=True, smoke=self.params["smoke_script"] in contents.scripts)
             if contents.migrations is not None:
                 found["target_migrations"] = list(contents.migrations)

@@ -7,6 +7,7 @@ import re
 
 from conftest import DOWN_IN_V120
 
+LEDGER = "/var/lib/connectin-rollback/ledger.jsonl"
 CONSENT = {"release": "v1.1.0", "rollback_confirm_data_loss": "v1.1.0"}
 
 
@@ -46,6 +47,11 @@ def test_the_whole_stack_goes_back_from_a_failing_release_and_a_second_run_chang
         assert "v1.2.0" in fleet.shell(
             host, "ls /var/lib/connectin-rollback/runs/*/evidence; cat /var/lib/connectin-rollback/ledger.jsonl"
         )
+        entries = [json.loads(line) for line in fleet.shell(host, f"cat {LEDGER}").splitlines()]
+        arrived = next(entry for entry in reversed(entries) if entry["kind"] == "release")
+        assert arrived["release"] == "v1.1.0"
+        assert arrived["services"]["api"]["digest"] == fleet.published_digest("api", "v1.1.0")
+    assert "not known" not in json.dumps(record)
     assert len(run.text.splitlines()) < 60, "what the operator sees is short"
 
     again = fleet.play("rollback_full.yml", release="v1.1.0")

@@ -423,12 +423,33 @@ def test_a_name_that_cannot_be_a_tag_is_a_refusal():
     assert made["release"] == ""
 
 
-def test_an_unfinished_run_pins_its_target():
-    assert refused(plan(release="v1.0.0", consent="v1.0.0", pinned="v1.1.0"), "pinned")["next"] == "-e release=v1.1.0"
+def resumed() -> dict:
+    """Return a host whose lock the run holds already."""
+    reading = stack()
+    reading["lock"].update(held=True, run_id="run1", reason="rollback to v1.1.0: 503s")
+    return reading
+
+
+def test_a_run_that_is_taken_up_again_keeps_its_target():
+    entry = refused(plan({"app1": resumed()}, release="v1.0.0", consent="v1.0.0"), "pinned")
+    assert entry["next"] == "-e release=v1.1.0"
+    moved_on = resumed()
+    # The hosts that are there already call another release previous.
+    moved_on["target"] = "v1.2.0"
     for release in ("v1.1.0", "previous"):
-        made = plan(release=release, pinned="v1.1.0")
+        made = plan({"app1": moved_on}, release=release)
         assert "pinned" not in codes(made)
         assert made["release"] == "v1.1.0"
+    other = resumed()
+    other["lock"]["run_id"] = "another"
+    assert plan({"app1": other}, release="v1.0.0", consent="v1.0.0")["release"] == "v1.0.0"
+
+
+def test_writers_that_would_not_be_started_again_are_a_refusal_where_the_database_goes_down():
+    entry = refused(plan(writers=("api", "worker")), "writers_unsupported")
+    assert "worker" in entry["message"] and "'api'" not in entry["message"]
+    assert plan(writers=("api",))["refusals"] == []
+    assert plan(writers=("api", "worker"), policy="keep", consent="")["refusals"] == []
 
 
 # previous
@@ -688,9 +709,16 @@ def test_the_database_alone_is_refused_where_an_api_still_needs_the_newer_schema
     assert entry["message"] == "api on app2 does not run v1.1.0 and needs the migrations that would go down"
 
 
-def test_the_database_alone_goes_back_where_the_api_of_the_target_runs_or_none_does():
-    stopped = stack()
-    stopped["services"]["api"]["running"] = container("api", "v1.2.0", state="exited")
+@pytest.mark.parametrize("state", ["exited", "restarting", None])
+def test_the_database_alone_is_refused_where_an_api_of_another_release_would_start_again(state):
+    reading = stack()
+    reading["services"]["api"]["running"] = container("api", "v1.2.0", state=state) if state else None
+    assert "boundary" in codes(plan({"app1": reading}, parts=("database",)))
+
+
+def test_the_database_alone_goes_back_where_the_api_is_the_targets_running_or_not():
+    stopped = stack(runs="v1.1.0")
+    stopped["services"]["api"]["running"] = container("api", "v1.1.0", state="exited")
     web = stack(services=("web",))
     stacks = {"app1": stack(runs="v1.1.0"), "app2": stopped, "web1": web}
     components = {"app1": ["application"], "app2": ["application"], "web1": ["frontend"]}
@@ -831,7 +859,7 @@ def test_a_candidate_undoes_what_failed_and_not_what_was_rolled_back():
         (lambda: plan(release=""), "release_missing"),
         (lambda: plan(release="a b"), "tag_malformed"),
         (lambda: plan(missing=("app2",)), "limited"),
-        (lambda: plan(release="v1.0.0", pinned="v1.1.0"), "pinned"),
+        (lambda: plan({"app1": resumed()}, release="v1.0.0"), "pinned"),
         (lambda: plan({"app1": stack(), "app2": stack(target="v1.0.0")}, release="previous"), "previous_disagrees"),
         (lambda: plan({"app1": stack(), "app2": moved_image()}), "digest_disagrees"),
         (lambda: plan(parts=("application",)), "boundary"),

@@ -40,12 +40,16 @@ def test_a_local_image_of_another_content_under_the_same_tag_is_not_the_target()
 
 def test_a_local_image_with_the_right_digest_is_the_target():
     assert judge(HAS, by_tag=local(GOOD)) == (GOOD, True, [])
-    assert judge(HAS, by_tag=local(OTHER), by_digest=local(GOOD)) == (GOOD, True, [])
+    assert judge(HAS, by_tag=local(""), by_digest=local(GOOD)) == (GOOD, True, [])
+
+
+def test_a_local_image_without_the_targets_name_is_still_to_be_pulled_for_it_is_started_by_name():
+    assert judge(HAS, by_digest=local(GOOD)) == (GOOD, False, [])
+    assert judge(HAS, by_tag=local(OTHER, "sha256:other"), by_digest=local(GOOD)) == (GOOD, False, [])
 
 
 @pytest.mark.parametrize("answer", [DOWN, DENIED, MISSING])
 def test_the_registry_does_not_matter_when_the_ledgers_image_is_local(answer):
-    assert judge(answer, recorded=GOOD, by_digest=local(GOOD)) == (GOOD, True, [])
     assert judge(answer, recorded=GOOD, by_tag=local(GOOD)) == (GOOD, True, [])
     assert judge(answer, by_tag=local("", "sha256:x"), image_id="sha256:x") == ("", True, [])
 
@@ -74,7 +78,7 @@ def test_an_image_that_is_built_anew_is_not_measured_by_the_digest_it_once_had_i
     assert judge(None, recorded=GOOD) == ("", False, [])
     assert judge(None, recorded=GOOD, by_tag=local("")) == ("sha256:id", True, [])
     assert judge(None, recorded=GOOD, by_tag=local(GOOD), by_digest=local(GOOD)) == (GOOD, True, [])
-    assert judge(None, recorded=GOOD, by_digest=local(GOOD)) == (GOOD, True, [])
+    assert judge(None, recorded=GOOD, by_digest=local(GOOD)) == ("", False, [])
 
 
 @pytest.mark.parametrize(

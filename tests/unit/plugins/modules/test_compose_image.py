@@ -70,11 +70,13 @@ def test_both_tags_are_written_and_written_only_once(project, run):
         assert again["files"] == real["files"]
 
 
-def test_the_diff_shows_of_the_env_file_only_the_line_that_changes(project, run):
+def test_the_diff_shows_only_the_lines_that_change(project, run):
     _code, result = run()
     by_file = {os.path.basename(entry["before_header"]): entry for entry in result["diff"]}
     assert (by_file[".env"]["before"], by_file[".env"]["after"]) == ("WEB_TAG='v2'\n", "WEB_TAG='v1'\n")
-    assert by_file["docker-compose.yml"]["before"] == COMPOSE
+    compose = by_file["docker-compose.yml"]
+    assert compose["before"] == "    image: ${REGISTRY}/api:v2  # the API\n"
+    assert compose["after"] == "    image: ${REGISTRY}/api:v1  # the API\n"
     assert "hunter2" not in json.dumps(result)
 
 

@@ -339,3 +339,15 @@ def test_a_release_without_a_kept_build_is_a_refusal(host, run):
     _code, result = run(release="v1.1.0", services={"api": {"artifacts_dir": str(host / "builds")}})
     assert "artifact_missing" in codes(result)
     assert result["services"]["api"]["artifact"]["current"] == ""
+
+
+def test_an_untracked_file_that_the_targets_checkout_would_overwrite_is_a_refusal(host, run):
+    project = host / "srv"
+    git(project, "rm", "-q", "--cached", "docker-compose.yml")
+    git(project, "commit", "-q", "-m", "v1.3.0")
+    _code, result = run(release="v1.1.0")
+    (refusal,) = (entry for entry in result["refusals"] if entry["code"] == "untracked_files")
+    assert "docker-compose.yml" in refusal["message"]
+    git(project, "checkout", "-q", "-f", "v1.2.0")
+    _code, result = run(release="v1.1.0")
+    assert "untracked_files" not in codes(result)
