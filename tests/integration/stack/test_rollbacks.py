@@ -60,6 +60,14 @@ def test_the_whole_stack_goes_back_from_a_failing_release_and_a_second_run_chang
     assert again.changed() == 0
 
 
+def test_a_proof_that_could_not_be_made_is_no_proof(fleet, at):
+    at("v1.1.0")
+    run = fleet.play("rollback_full.yml", release="v1.1.0", rollback_api_health_expression="database ==")
+    assert run.rc != 0
+    assert re.search(r"app1: Verify: .*expression", run.text), run.text
+    assert "Rolled back" not in run.text
+
+
 def test_previous_is_the_newest_release_marked_good(fleet, at):
     at("v1.2.0")
     run = fleet.play("rollback_full.yml", release="previous", rollback_confirm_data_loss="v1.1.0")
