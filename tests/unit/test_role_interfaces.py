@@ -134,3 +134,24 @@ def test_the_documentation_page_is_what_the_argument_spec_says():
 def test_the_database_url_is_kept_out_of_messages_and_has_no_default():
     assert options("stack")["rollback_database_url"]["no_log"] is True
     assert defaults("stack")["rollback_database_url"] == ""
+
+
+def named(node) -> set[str]:
+    """Return the variables that tasks register or set, in blocks too."""
+    found: set[str] = set()
+    for task in node or []:
+        for part in ("block", "rescue", "always"):
+            found |= named(task.get(part))
+        found |= {task["register"]} if "register" in task else set()
+        found |= set(task.get("ansible.builtin.set_fact", {}))
+    return found
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_variable_of_a_role_is_the_interfaces_or_carries_the_roles_name(role):
+    folder = CHECKOUT / "roles" / role
+    names = set(defaults(role)) | set(read(folder / "vars/main.yml"))
+    for path in (folder / "tasks").glob("*.yml"):
+        names |= named(read(path) or [])
+    allowed = ("rollback_", "__rollback_", f"{role}_", f"__{role}_")
+    assert {name for name in names if not name.startswith(allowed)} == set()
