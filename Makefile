@@ -34,7 +34,7 @@ unit: setup ## the decisions and modules by themselves
 	pytest tests/unit -q
 
 integration: setup ## real PostgreSQL, then whole rollbacks and every refusal on a sandbox of two hosts
-	@scripts/needs-postgresql
+	@scripts/needs-database
 	pytest tests/integration/prisma -q
 	@sandbox/sandbox up --hosts 2
 	pytest tests/integration/stack -q --durations=5

@@ -13,8 +13,8 @@ options:
       - The application's database URL, in Prisma's form, for example
         C(postgresql://user:password@host:5432/name?schema=public).
       - What only Prisma understands in it (O(schema), C(connection_limit), C(sslaccept) and others) is translated for
-        libpq or left out.
-      - One of O(database_url) and O(env_file) is needed.
+        libpq, left out, or refused with what to do instead.
+      - One of O(database_url), O(env_file) and O(project) is needed.
     type: str
   env_file:
     description:
@@ -23,9 +23,21 @@ options:
     type: path
   env_variable:
     description:
-      - The variable of O(env_file) that holds the URL.
+      - The variable of O(env_file) that holds the URL. Without it the one that O(project) uses, or else
+        C(DATABASE_URL).
     type: str
-    default: DATABASE_URL
+  project:
+    description:
+      - The folder in which C(prisma migrate deploy) is run, on the host that runs the task, for example
+        C(/srv/connectin/apps/api). Layouts of Prisma 5, 6 and 7 are known.
+      - Its C(prisma.config.ts), C(package.json) and schema say where the migrations are and which variable holds the
+        URL; C(directUrl) is preferred, as by that command. The configuration is read and never run, so what code works
+        out has to be given with the other options.
+      - The variable is looked for in C(.env) of the folder, of the schema's and of C(prisma). What the other options
+        say wins.
+      - A project of another database than PostgreSQL, or of Prisma 8, is refused. Migrations whose
+        C(migration_lock.toml) names another database are refused without this option, too.
+    type: path
   schema:
     description:
       - The schema of C(_prisma_migrations).

@@ -7,6 +7,7 @@ The connection is in autocommit mode: every BEGIN and COMMIT is one that the cal
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -15,18 +16,21 @@ from ansible_collections.connectin.rollback.plugins.module_utils import _databas
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
 
 APPLICATION_NAME = "connectin.rollback"
+# Where the distributions keep the authorities that they trust.
+AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
 ARGUMENTS: dict[str, Any] = {
     "database_url": {"type": "str", "no_log": True},
     "env_file": {"type": "path"},
-    "env_variable": {"type": "str", "default": "DATABASE_URL"},
+    "env_variable": {"type": "str"},
+    "project": {"type": "path"},
     "schema": {"type": "str", "default": ""},
     "resolve": {"type": "dict", "default": {}},
     "connect_timeout": {"type": "int", "default": 10},
 }
 CONSTRAINTS: dict[str, Any] = {
     "mutually_exclusive": [("database_url", "env_file")],
-    "required_one_of": [("database_url", "env_file")],
+    "required_one_of": [("database_url", "env_file", "project")],
 }
 
 
@@ -64,7 +68,9 @@ def target_from(params: Mapping[str, Any]) -> _database_url.Target:
             f"Cannot read env_file {path}: {error.strerror}. It is read on the host where this task runs, as the user "
             "that runs it; become: true is needed for a file of root."
         ) from None
-    return _database_url.parse(_database_url.read_env(text, params["env_variable"], path), params["resolve"])
+    return _database_url.parse(
+        _database_url.read_env(text, params["env_variable"] or "DATABASE_URL", path), params["resolve"]
+    )
 
 
 def _import_driver() -> tuple[Any, int]:
@@ -87,6 +93,19 @@ def _import_driver() -> tuple[Any, int]:
         ) from None
 
 
+def _with_roots(params: Mapping[str, str], libpq_version: int) -> dict[str, str]:
+    """The parameters with a file for the system's certification authorities, which libpq finds itself only since 16."""
+    if params.get("sslrootcert") != "system" or libpq_version >= 160000:
+        return dict(params)
+    for bundle in AUTHORITIES:
+        if os.path.exists(bundle):
+            return {**params, "sslrootcert": bundle}
+    raise PrismaError(
+        "The database URL wants the server's certificate verified (sslaccept=strict), and this host has none of "
+        f"{', '.join(AUTHORITIES)}. Install them: apt-get install ca-certificates. Or name the server's with sslcert."
+    )
+
+
 class Database:
     """An open connection. Rows come back as dictionaries; notices pile up in ``notices`` until they are taken."""
 
@@ -94,8 +113,9 @@ class Database:
         self.target = target
         self._module, self._major = _import_driver()
         self._pending: list[str] = []
+        versions = self._module.pq.version if self._major == 3 else self._module.extensions.libpq_version
         params = {
-            **target.params,
+            **_with_roots(target.params, versions()),
             "connect_timeout": str(connect_timeout),
             "application_name": APPLICATION_NAME,
             # In the start-up packet, so that RESET ALL inside a script cannot change it.
@@ -124,6 +144,15 @@ class Database:
     @property
     def alive(self) -> bool:
         return not self._raw.closed
+
+    @property
+    def pooled(self) -> bool:
+        """Behind a pooler such as PgBouncer, which may give every transaction another server connection.
+
+        A pooler makes up the process id that it tells its clients.
+        """
+        told = self._raw.info.backend_pid
+        return self.target.pgbouncer or told != self.value("SELECT pg_catalog.pg_backend_pid()")
 
     @property
     def in_transaction(self) -> bool:

@@ -1,6 +1,9 @@
 # Copyright: (c) 2026, ConnectIn operations
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The Docker Engine's API over its unix socket: one connection, reads only."""
+"""The Docker Engine's API over its unix socket: one connection, reads only.
+
+Reading an image needs a container of it, which is created, never started, and removed again.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from typing import Any
 DEFAULT_SOCKET = "/var/run/docker.sock"
 # A build id is a line; whatever is larger is not one, and must not fill this process.
 FILE_LIMIT = 64 * 1024
+# The label of a container that is only read; one that a killed run left behind is found by it.
+READING = "connectin.rollback.reading"
 
 
 class EngineError(Exception):
@@ -113,6 +118,23 @@ class Engine:
                 return None
         return None
 
+    def image_folder(self, reference: str, path: str, limit: int) -> bytes | None:
+        """A folder of a local image as a tar archive of at most ``limit`` bytes; None without such a folder."""
+        body = json.dumps({"Image": reference, "Entrypoint": ["/"], "Labels": {READING: "1"}, "NetworkDisabled": True})
+        status, answer = self._request("POST", "/containers/create", {"Content-Type": "application/json"}, body=body)
+        if status == 404:
+            raise EngineError("http", f"no image {reference} on this host", status)
+        created = _mapping(json.loads(answer)) if status < 400 else {}
+        if not created.get("Id"):
+            raise EngineError("http", f"a container of {reference} cannot be created (status {status})", status)
+        container = created["Id"]
+        try:
+            query = urllib.parse.urlencode({"path": path})
+            status, archive = self._request("GET", f"/containers/{container}/archive?{query}", limit=limit)
+            return archive if status == 200 else None
+        finally:
+            self._request("DELETE", f"/containers/{container}?force=1")
+
     def _json(self, path: str, headers: dict[str, str] | None = None, missing_is_none: bool = False) -> Any:
         status, body = self._request("GET", path, headers)
         if status == 404 and missing_is_none:
@@ -126,16 +148,21 @@ class Engine:
         return answer
 
     def _request(
-        self, method: str, path: str, headers: dict[str, str] | None = None, limit: int = -1
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        limit: int = -1,
+        body: str | None = None,
     ) -> tuple[int, bytes]:
         try:
-            self._connection.request(method, path, headers=headers or {})
+            self._connection.request(method, path, body=body, headers=headers or {})
             response = self._connection.getresponse()
-            body = response.read() if limit < 0 else response.read(limit)
+            answer = response.read() if limit < 0 else response.read(limit)
             if not response.isclosed():
                 # The rest of an answer that is too large is not wanted: the next request gets a new connection.
                 self._connection.close()
-            return response.status, body
+            return response.status, answer
         except PermissionError as error:
             self._connection.close()
             raise EngineError("permission", f"{self.path}: permission denied") from error

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Sequence
 
 from ansible_collections.connectin.rollback.plugins.module_utils._migration_policy import Choice, choose
@@ -45,6 +45,9 @@ class Options:
     project_dir: str = ""
     image_source: str = "registry"
     writers: tuple[str, ...] = ()  # Compose services that write to the database
+    backup: bool = False  # whether the database is dumped before data is lost
+    transaction: str = "all"  # how migrations go down: all in one transaction, or each in its own
+    failed: str = "fail"  # what happens to a migration that failed halfway
 
 
 def refusal(host: str, code: str, message: str, then: str) -> dict[str, str]:
@@ -317,6 +320,8 @@ def _plan_database(
         "down": [],
         "keep": [],
         "price": [],
+        # What is dumped before data is lost: {path, bytes, client_version}, None where nothing is.
+        "backup": None,
         "warnings": [],
         "before": [],
         "target_migrations": None,
@@ -366,14 +371,17 @@ def _plan_database(
         )
     choices = choose([rows[name] for name in info["unknown_to_target"]], options.policy)
     down = [choice for choice in choices if choice.action == "down"]
+    if options.failed == "mark_only":
+        # No script runs, so nothing is lost.
+        down = [replace(choice, price=()) if _failed(rows[choice.name]) else choice for choice in down]
     plan["down"] = [choice.as_dict() for choice in down]
     plan["keep"] = [choice.as_dict() for choice in choices if choice.action == "keep"]
     plan["price"] = [dict(entry, migration=choice.name) for choice in down for entry in choice.price]
     if "database" in options.parts:
         for choice in down:
-            for problem in rows[choice.name].get("problems") or ():
-                refusals.append(refusal(options.runner, problem["code"], problem["message"], problem["next"]))
+            refusals += _migration_refusals(rows[choice.name], options)
         refusals += _consent(plan["price"], release, options)
+        refusals += _backup(info.get("backup") or {}, plan, options)
     refusals += _boundary(good, down, release, options)
     others = sorted(set(options.writers) - {options.services["application"]})
     if down and others:
@@ -393,6 +401,44 @@ def _plan_database(
             f"pglast is not on {options.runner}: no migration counts as additive, and what would be lost is not counted"
         )
     return plan
+
+
+def _backup(ready: Mapping[str, Any], plan: dict[str, Any], options: Options) -> list[dict[str, str]]:
+    """Plan the backup where data is lost; everything that would keep it from being made is a refusal."""
+    if not plan["price"] or not options.backup:
+        return []
+    plan["backup"] = {key: ready.get(key) for key in ("path", "bytes", "client_version")}
+    plan["warnings"] += ready.get("warnings") or ()
+    return [
+        refusal(options.runner, problem["code"], problem["message"], problem["next"])
+        for problem in ready.get("problems") or ()
+    ]
+
+
+def _failed(row: Mapping[str, Any]) -> bool:
+    return row.get("state") == "failed"
+
+
+def _migration_refusals(row: Mapping[str, Any], options: Options) -> list[dict[str, str]]:
+    """Everything that keeps one migration from going down."""
+    if _failed(row) and options.failed == "mark_only":
+        return []
+    found = [
+        refusal(options.runner, problem["code"], problem["message"], problem["next"])
+        for problem in row.get("problems") or ()
+        if problem["code"] != "failed" or options.failed == "fail"
+    ]
+    if row.get("outside_transaction") and options.transaction != "each":
+        found.append(
+            refusal(
+                options.runner,
+                "transaction",
+                f"the down.sql of {row['name']} starts with statements that run outside a transaction, so the database "
+                "cannot go down in one",
+                "add -e rollback_transaction=each, which commits each migration by itself",
+            )
+        )
+    return found
 
 
 def _unreachable_database(

@@ -7,22 +7,23 @@ Every name is schema-qualified: a script may have changed the search path or mad
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.connectin.rollback.plugins.module_utils import _sql_loss
 from ansible_collections.connectin.rollback.plugins.module_utils import _sql_names as names
 from ansible_collections.connectin.rollback.plugins.module_utils._connection import Database, DatabaseError
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_history import COLUMNS, Row
+from ansible_collections.connectin.rollback.plugins.module_utils._sql_loss import Loss
 
 # The key of `prisma migrate`: taking it is the only way to exclude a deploy.
 LOCK = 72707369
 TABLE = "_prisma_migrations"
 # Counting is for information before the rollback; a table too large to be counted in this time is of unknown size.
-COUNT_TIMEOUT = "60s"
+COUNT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,21 @@ def set_search_path(database: Database, place: Place) -> None:
 
 
 @contextmanager
-def _undone(database: Database) -> Iterator[None]:
-    """Run in a savepoint or a read-only transaction of its own, undone either way: settings do not outlive it."""
+def _undone(database: Database, place: Place, seconds: float = COUNT_SECONDS) -> Iterator[None]:
+    """Run in a savepoint or a read-only transaction of its own, undone either way: settings do not outlive it.
+
+    The names are those of the scripts, and row security hides no row: it fails the query instead.
+    """
     inside = database.in_transaction
     database.run("SAVEPOINT connectin_count" if inside else "BEGIN READ ONLY")
     try:
+        set_search_path(database, place)
+        database.execute(
+            "SELECT pg_catalog.set_config('row_security', 'off', true), "
+            "pg_catalog.set_config('lock_timeout', '5s', true), "
+            "pg_catalog.set_config('statement_timeout', %s, true)",
+            [str(int(seconds * 1000))],
+        )
         yield
     finally:
         if database.alive:
@@ -182,72 +193,118 @@ def _undone(database: Database) -> Iterator[None]:
                 database.rollback()
 
 
-def count(database: Database, place: Place, losses: Sequence[_sql_loss.Loss]) -> list[dict[str, Any]]:
-    """The losses that are real: each with ``count``, None where nobody can know. Empty tables and columns are no
-    loss."""
-    found: list[dict[str, Any]] = []
-    for loss in losses:
-        number, why = _count(database, place, loss)
-        if number == 0:
-            continue
-        text = loss.text
-        if number is not None:
-            text += f": {number} {'value' if loss.column else 'row'}{'' if number == 1 else 's'}"
-        elif why:
-            text += f" (not counted: {why})"
-        found.append({"kind": loss.kind, "object": loss.object, "count": number, "text": text})
-        if loss.cascades:
-            found.extend(_cascades(database, place, loss))
-    return found
+def count(database: Database, place: Place, losses: Mapping[str, Sequence[Loss]]) -> dict[str, list[dict[str, Any]]]:
+    """The losses that are real, by migration: each with ``count``, None where nobody can know.
+
+    Empty tables and columns are no loss. The number of queries does not depend on the number of losses.
+    """
+    every = [loss for found in losses.values() for loss in found]
+    numbers = _numbers(database, place, [loss for loss in every if loss.relation is not None])
+    children = _children(database, place, [loss for loss in every if loss.cascades and loss.relation is not None])
+    counted: dict[str, list[dict[str, Any]]] = {}
+    for name, found in losses.items():
+        entries: list[dict[str, Any]] = []
+        for loss in found:
+            number, why = numbers.get(loss, (None, ""))
+            if number == 0:
+                continue
+            entries.append(_entry(loss, number if loss.countable else None, why))
+            entries.extend(
+                {
+                    "kind": "delete",
+                    "object": child,
+                    "relation": child,
+                    "column": "",
+                    "count": None,
+                    "text": f"rows of {child} go or change with them",
+                }
+                for child in children.get(loss.relation or ("", ""), ())
+                if loss.cascades
+            )
+        counted[name] = entries
+    return counted
 
 
-def _count(database: Database, place: Place, loss: _sql_loss.Loss) -> tuple[int | None, str]:
-    if loss.relation is None:
-        return None, ""
-    table = names.qualified(loss.relation)
+def _entry(loss: Loss, number: int | None, why: str) -> dict[str, Any]:
+    text = loss.text
+    if number is not None:
+        text += f": {number} {'value' if loss.column else 'row'}{'' if number == 1 else 's'}"
+    elif why:
+        text += f" (not counted: {why})"
+    return {
+        "kind": loss.kind,
+        "object": loss.object,
+        "relation": names.qualified(loss.relation) if loss.relation else "",
+        "column": loss.column,
+        "count": number,
+        "text": text,
+    }
+
+
+def _numbers(database: Database, place: Place, losses: Sequence[Loss]) -> dict[Loss, tuple[int | None, str]]:
+    """How many rows or values each loss takes, 0 where its table or column is not there; None with the reason."""
+    if not losses:
+        return {}
+    deadline = time.monotonic() + COUNT_SECONDS
+    there = _there(database, place, losses)
+    numbers: dict[Loss, tuple[int | None, str]] = {loss: (0, "") for loss in losses if loss not in there}
     try:
-        with _undone(database):
-            set_search_path(database, place)
-            # Row security would hide rows from the count instead of failing it.
-            database.run("SET LOCAL row_security = off")
-            database.run(f"SET LOCAL statement_timeout = '{COUNT_TIMEOUT}'")
-            database.run("SET LOCAL lock_timeout = '5s'")
-            if database.value("SELECT to_regclass(%s) IS NULL", [table]):
-                return 0, ""
-            if loss.column and not database.value(
-                "SELECT count(*) FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass(%s) AND attname = %s "
-                "AND NOT attisdropped",
-                [table, loss.column],
-            ):
-                return 0, ""
-            what = f"count({names.quote(loss.column)})" if loss.column else "count(*)"
-            source = ("ONLY " if loss.only else "") + table + (f" AS {names.quote(loss.alias)}" if loss.alias else "")
-            number = database.value(f"SELECT {what} FROM {source}" + (f" WHERE {loss.where}" if loss.where else ""))
+        # A table that cannot be read fails them all, so they are asked one by one then.
+        numbers.update((loss, (number, "")) for loss, number in _counted(database, place, there, deadline).items())
     except DatabaseError as error:
         if error.lost:
             raise
-        return None, error.message
-    # An empty table loses nothing, whatever is done to it.
-    return (number, "") if loss.countable or number == 0 else (None, "")
+        for loss in there:
+            try:
+                numbers[loss] = (_counted(database, place, [loss], deadline)[loss], "")
+            except DatabaseError as single:
+                if single.lost:
+                    raise
+                numbers[loss] = (None, single.message)
+    return numbers
 
 
-def _cascades(database: Database, place: Place, loss: _sql_loss.Loss) -> list[dict[str, Any]]:
-    """Tables whose rows a DELETE takes along, or changes, through foreign keys."""
-    if loss.relation is None:
-        return []
-    with _undone(database):
-        set_search_path(database, place)
+def _there(database: Database, place: Place, losses: Sequence[Loss]) -> list[Loss]:
+    """The losses whose table, and column where one is meant, exist now."""
+    with _undone(database, place):
         rows = database.execute(
-            "SELECT conrelid::regclass::text AS child FROM pg_catalog.pg_constraint WHERE contype = 'f' "
-            "AND confrelid = to_regclass(%s) AND confdeltype IN ('c', 'n', 'd') ORDER BY 1",
-            [names.qualified(loss.relation)],
+            "SELECT n::int FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS asked (relation, attribute, n) "
+            "WHERE to_regclass(relation) IS NOT NULL AND (attribute = '' OR EXISTS (SELECT FROM "
+            "pg_catalog.pg_attribute WHERE attrelid = to_regclass(relation) AND attname = attribute "
+            "AND NOT attisdropped)) ORDER BY n",
+            [[names.qualified(loss.relation or ("", "")) for loss in losses], [loss.column for loss in losses]],
         )
-    return [
-        {
-            "kind": "delete",
-            "object": row["child"],
-            "count": None,
-            "text": f"rows of {row['child']} go or change with them",
-        }
-        for row in rows
-    ]
+    return [losses[row["n"] - 1] for row in rows]
+
+
+def _counted(database: Database, place: Place, losses: Sequence[Loss], deadline: float) -> dict[Loss, int]:
+    queries = []
+    for at, loss in enumerate(losses):
+        what = f"count({names.quote(loss.column)})" if loss.column else "count(*)"
+        source = ("ONLY " if loss.only else "") + names.qualified(loss.relation or ("", ""))
+        source += f" AS {names.quote(loss.alias)}" if loss.alias else ""
+        condition = f" WHERE {loss.where}" if loss.where else ""
+        queries.append(f"SELECT {at} AS at, {what} AS number FROM {source}{condition}")
+    if not queries:
+        return {}
+    with _undone(database, place, max(1.0, deadline - time.monotonic())):
+        rows = database.execute("SELECT at, number FROM (" + " UNION ALL ".join(queries) + ") AS counted")
+    return {losses[row["at"]]: row["number"] for row in rows}
+
+
+def _children(database: Database, place: Place, losses: Sequence[Loss]) -> dict[names.Relation, list[str]]:
+    """Tables whose rows a DELETE takes along, or changes, through foreign keys."""
+    relations = sorted({loss.relation for loss in losses if loss.relation is not None})
+    if not relations:
+        return {}
+    with _undone(database, place):
+        rows = database.execute(
+            "SELECT n::int, conrelid::regclass::text AS child FROM unnest(%s::text[]) WITH ORDINALITY AS asked "
+            "(relation, n) JOIN pg_catalog.pg_constraint ON confrelid = to_regclass(relation) AND contype = 'f' "
+            "AND confdeltype IN ('c', 'n', 'd') ORDER BY 1, 2",
+            [[names.qualified(relation) for relation in relations]],
+        )
+    found: dict[names.Relation, list[str]] = {}
+    for row in rows:
+        found.setdefault(relations[row["n"] - 1], []).append(row["child"])
+    return found

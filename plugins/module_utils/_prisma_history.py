@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -58,12 +58,18 @@ COLUMNS = tuple(Row.__dataclass_fields__)
 
 @dataclass(frozen=True)
 class Files:
-    """What a folder holds of one migration; None for a file that is not there."""
+    """What a source holds of one migration; None for a file that is not there.
+
+    ``damaged`` is the file that is not what the source's own list of checksums says, or ''.
+    """
 
     directory: str
     migration_sql: bytes | None
     down_sql: bytes | None
     down_path: str
+    verify_sql: bytes | None = None
+    verify_path: str = ""
+    damaged: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class Migration:
     script: Script | None
     additive: bool
     reasons: tuple[str, ...]
+    verify: Script | None = None
 
     @property
     def live_rows(self) -> tuple[Row, ...]:
@@ -120,21 +127,57 @@ def checksums(raw: bytes) -> set[str]:
     return found
 
 
-def join(rows: Iterable[Row], files: Mapping[str, Files], parser: str, searched: Sequence[str]) -> list[Migration]:
+def join(
+    rows: Iterable[Row], files: Mapping[str, Sequence[Files]], parser: str, searched: Sequence[str]
+) -> list[Migration]:
     """The history, oldest first: names with rows in the order they were started in, then the pending ones by name."""
     by_name: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row.started_at, row.migration_name)):
         by_name.setdefault(row.migration_name, []).append(row)
-    known = [_migration(name, tuple(found), files.get(name), parser, searched) for name, found in by_name.items()]
+    known = [_migration(name, tuple(found), files.get(name, ()), parser, searched) for name, found in by_name.items()]
     known.sort(key=lambda migration: (migration.latest.started_at, migration.name))
     pending = [_migration(name, (), files[name], parser, searched) for name in sorted(set(files) - set(by_name))]
     return known + pending
 
 
+def out_of_order(migrations: Sequence[Migration]) -> set[str]:
+    """The live migrations that were applied after one whose name comes later, as `migrate deploy` allows."""
+    found = set()
+    greatest = ""
+    for migration in migrations:
+        if migration.live:
+            if migration.name < greatest:
+                found.add(migration.name)
+            greatest = max(greatest, migration.name)
+    return found
+
+
+def _chosen(live: Sequence[Row], candidates: Sequence[Files]) -> Files | None:
+    """The source to take a migration from: the first that fits what was applied, of those that have its down.sql."""
+
+    def fits(files: Files) -> bool | None:
+        if not live or files.migration_sql is None:
+            return None
+        return live[-1].checksum in checksums(files.migration_sql)
+
+    def rank(files: Files) -> tuple[bool, bool, bool]:
+        return (bool(files.damaged), files.down_sql is None, fits(files) is False)
+
+    if not candidates:
+        return None
+    best = min(candidates, key=rank)
+    if best.migration_sql is None:
+        # An archive of down scripts alone: the checksum is looked at where there is one.
+        up = next((files.migration_sql for files in candidates if files.migration_sql is not None), None)
+        best = replace(best, migration_sql=up)
+    return best
+
+
 def _migration(
-    name: str, rows: tuple[Row, ...], files: Files | None, parser: str, searched: Sequence[str]
+    name: str, rows: tuple[Row, ...], candidates: Sequence[Files], parser: str, searched: Sequence[str]
 ) -> Migration:
     live = [row for row in rows if row.live]
+    files = _chosen(live, candidates)
     if not rows:
         state = "pending"
     elif not live:
@@ -149,8 +192,11 @@ def _migration(
     if live and migration_sql is not None:
         checksum_ok = live[-1].checksum in checksums(migration_sql)
     script = _sql_script.read(files.down_sql, files.down_path) if files and files.down_sql is not None else None
+    verify = None
+    if files and files.verify_sql is not None:
+        verify = _sql_script.read(files.verify_sql, files.verify_path, "verify")
     against = _reasons_against(state, migration_sql, checksum_ok, parser, searched)
-    return Migration(name, state, rows, files, checksum_ok, script, not against, tuple(against))
+    return Migration(name, state, rows, files, checksum_ok, script, not against, tuple(against), verify)
 
 
 def _reasons_against(
@@ -183,7 +229,8 @@ def problems(migration: Migration, searched: Sequence[str]) -> list[Problem]:
                 f"{migration.name} failed or still runs: its row has no finished_at, so what of it is there is "
                 f"unknown.",
                 "If nothing of it is there: failed=mark_only. If its down.sql copes with a part of it: "
-                "failed=run_down.",
+                "failed=run_down. If it was finished by hand: state=applied. (In a playbook: "
+                "-e rollback_failed_migrations=mark_only or run_down.)",
             )
         )
     if migration.checksum_ok is False:
@@ -196,6 +243,14 @@ def problems(migration: Migration, searched: Sequence[str]) -> list[Problem]:
                 "harmless.",
             )
         )
+    if migration.files and migration.files.damaged:
+        found.append(
+            Problem(
+                "archive_damaged",
+                f"{migration.files.directory}/{migration.files.damaged} is not what SHA256SUMS beside it says.",
+                f"Put it back from the release: cd {migration.files.directory} && sha256sum -c SHA256SUMS",
+            )
+        )
     if migration.script is None:
         found.append(
             Problem(
@@ -206,4 +261,6 @@ def problems(migration: Migration, searched: Sequence[str]) -> list[Problem]:
         )
     else:
         found.extend(migration.script.problems)
+    if migration.verify is not None:
+        found.extend(migration.verify.problems)
     return found

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_database as reading
+from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_outside as outside
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_plan as planning
 from ansible_collections.connectin.rollback.plugins.module_utils import _sql_loss, _sql_names, _sql_script
 from ansible_collections.connectin.rollback.plugins.module_utils._connection import Database, DatabaseError
@@ -40,6 +41,7 @@ class Options:
     lock_timeout: float = 5
     statement_timeout: float = 0
     retries: int = 5
+    transaction: str = "all"
     require_no_sessions: bool = False
     sessions_wait: float = 10
 
@@ -50,7 +52,6 @@ class Outcome:
 
     plan: Plan
     rolled_back: tuple[dict[str, Any], ...]
-    warnings: tuple[str, ...]
 
 
 class _SessionsLeft(Exception):
@@ -64,7 +65,7 @@ class _HistoryChanged(Exception):
 def losses_of(database: Database, place: Place, steps: Sequence[Step]) -> dict[str, list[dict[str, Any]]]:
     """What each step destroys, counted now; read in the order in which the scripts run."""
     reader = _sql_loss.Reader(place.current_schema)
-    return {step.name: reading.count(database, place, _read(reader, step)) for step in steps}
+    return reading.count(database, place, {step.name: _read(reader, step) for step in steps})
 
 
 def _read(reader: _sql_loss.Reader, step: Step) -> list[_sql_loss.Loss]:
@@ -95,7 +96,10 @@ def wait_for_no_sessions(database: Database, seconds: float, clock: Clock) -> No
 
 
 class Transaction:
-    """One rollback. ``connect`` opens another connection, to look what became of a COMMIT that was cut off."""
+    """One rollback. ``connect`` opens another connection: to look what became of a COMMIT that was cut off, and for
+    statements outside the transaction. ``database`` is the connection in use, another one after such a COMMIT;
+    ``warnings`` are for the operator, also after a failure.
+    """
 
     def __init__(
         self,
@@ -106,43 +110,85 @@ class Transaction:
         clock: Clock,
         connect: Callable[[], Database],
     ) -> None:
-        self._database = database
+        self.database = database
         self._place = place
         self._rows = list(rows)
         self._options = options
         self._clock = clock
         self._connect = connect
-        self._warnings: list[str] = []
+        self.warnings: list[str] = []
+        # What took effect outside the transaction of the script under way, and stays.
+        self._kept: list[str] = []
 
     def roll_back(self, plan: Plan) -> Outcome:
-        """Run the plan, again from the start when a lock was not to be had."""
+        """Run the plan, in one transaction or in one for each migration; what is committed stays when a later one
+        fails, and is in the error's fields."""
+        if self._options.transaction == "all":
+            return self._until_done(plan)
+        steps: list[Step] = []
+        done: list[dict[str, Any]] = []
+        losses: dict[str, Sequence[Mapping[str, Any]]] = {}
+        for step in plan.steps:
+            try:
+                if not self.database.alive:
+                    self.database = self._connect()
+                outcome = self._until_done(replace(plan, steps=(step,)))
+            except PrismaError as error:
+                raise self._after_some(error, done) from None
+            steps.append(step)
+            done.extend(outcome.rolled_back)
+            losses.update(outcome.plan.losses)
+        return Outcome(replace(plan, losses=losses), tuple(done))
+
+    def _after_some(self, error: PrismaError, done: Sequence[Mapping[str, Any]]) -> PrismaError:
+        """The failure of one migration, told with what is committed already."""
+        text = error.message
+        fields = dict(error.fields)
+        if self._kept:
+            # These are not undone with the rest.
+            text = text.replace("Nothing was changed", f"Nothing was recorded, and this stays ({self._kept_text()})", 1)
+            fields["changed"] = True
+        if done:
+            names = ", ".join(str(each["name"]) for each in done)
+            text = text.replace("Nothing was changed", "Nothing else was changed", 1)
+            text = f"{names}: rolled back and recorded, each by itself. {text}"
+            fields.update(changed=True, rolled_back=list(done))
+        if self._kept or done:
+            text += " Run this again to go on from there."
+        return PrismaError(text, **fields)
+
+    def _kept_text(self) -> str:
+        return "; ".join(self._kept)
+
+    def _until_done(self, plan: Plan) -> Outcome:
+        """Run the steps in one transaction, again from the start when a lock was not to be had."""
         attempt = 0
+        self._kept = []
         deadline = self._clock.monotonic() + self._options.sessions_wait
         while True:
             try:
                 if self._options.require_no_sessions:
-                    wait_for_no_sessions(self._database, self._options.sessions_wait, self._clock)
+                    wait_for_no_sessions(self.database, self._options.sessions_wait, self._clock)
                 return self._attempt(plan)
             except _HistoryChanged:
-                self._database.rollback()
+                self.database.rollback()
                 raise PrismaError(
                     "Nothing was changed, because the history changed while this waited for its lock (a deploy or "
-                    "another "
-                    "rollback was under way). Plan again."
+                    "another rollback was under way). Plan again."
                 ) from None
             except _SessionsLeft:
-                self._database.rollback()
+                self.database.rollback()
                 if self._clock.monotonic() >= deadline:
-                    wait_for_no_sessions(self._database, 0, self._clock)
+                    wait_for_no_sessions(self.database, 0, self._clock)
             except DatabaseError as error:
-                self._database.rollback()
-                if error.sqlstate not in RETRIED or attempt >= self._options.retries or not self._database.alive:
+                self.database.rollback()
+                if error.sqlstate not in RETRIED or attempt >= self._options.retries or not self.database.alive:
                     raise self._failure(error) from None
                 attempt += 1
                 # Jitter keeps two that met once from meeting again.
                 self._clock.sleep(min(8.0, 0.25 * 2**attempt) * random.uniform(0.5, 1.0))
             except PrismaError:
-                self._database.rollback()
+                self.database.rollback()
                 raise
 
     def mark_applied(self, names_and_checksums: Sequence[tuple[str, str]]) -> None:
@@ -150,12 +196,12 @@ class Transaction:
         try:
             self._begin()
             for name, checksum in names_and_checksums:
-                self._database.execute(
+                self.database.execute(
                     f"UPDATE {self._place.table} SET rolled_back_at = pg_catalog.clock_timestamp() "
                     "WHERE migration_name = %s AND finished_at IS NULL AND rolled_back_at IS NULL",
                     [name],
                 )
-                self._database.execute(
+                self.database.execute(
                     f"INSERT INTO {self._place.table} (id, checksum, finished_at, migration_name, logs, started_at, "
                     "applied_steps_count) SELECT %s, %s, t, %s, '', t, 0 FROM (SELECT pg_catalog.clock_timestamp() "
                     "AS t) AS now",
@@ -163,21 +209,21 @@ class Transaction:
                 )
             self._commit(self._xid())
         except _HistoryChanged:
-            self._database.rollback()
+            self.database.rollback()
             raise PrismaError("Nothing was changed, because the history changed meanwhile. Run this again.") from None
         except DatabaseError as error:
-            self._database.rollback()
+            self.database.rollback()
             raise self._failure(error) from None
         except PrismaError:
-            self._database.rollback()
+            self.database.rollback()
             raise
 
     def _begin(self) -> None:
         """Open the transaction, take Prisma's lock and the table, and see that the history is what was planned on."""
         self._take_lock()
         self._assert_settings()
-        self._database.run(f"LOCK TABLE {self._place.table} IN SHARE ROW EXCLUSIVE MODE")
-        if reading.read_rows(self._database, self._place) != self._rows:
+        self.database.run(f"LOCK TABLE {self._place.table} IN SHARE ROW EXCLUSIVE MODE")
+        if reading.read_rows(self.database, self._place) != self._rows:
             raise _HistoryChanged
 
     def _take_lock(self) -> None:
@@ -185,11 +231,11 @@ class Transaction:
         while True:
             # A new transaction per try: one that blocked would hold a snapshot, on which CREATE INDEX CONCURRENTLY
             # waits.
-            self._database.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-            if self._database.value(f"SELECT pg_catalog.pg_try_advisory_xact_lock({reading.LOCK})"):
+            self.database.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+            if self.database.value(f"SELECT pg_catalog.pg_try_advisory_xact_lock({reading.LOCK})"):
                 return
-            holders = reading.lock_holders(self._database)
-            self._database.run("ROLLBACK")
+            holders = reading.lock_holders(self.database)
+            self.database.run("ROLLBACK")
             if self._clock.monotonic() >= deadline:
                 who = "; ".join(map(reading.session_text, holders)) or "a session that has gone since"
                 raise PrismaError(
@@ -203,32 +249,63 @@ class Transaction:
 
     def _assert_settings(self) -> None:
         """A script may have changed any setting: all are put back before the next one."""
-        self._database.run("RESET SESSION AUTHORIZATION")
-        self._database.run("RESET ROLE")
-        self._database.run("RESET ALL")
-        self._database.run(f"SET LOCAL lock_timeout = {int(self._options.lock_timeout * 1000)}")
-        self._database.run(f"SET LOCAL statement_timeout = {int(self._options.statement_timeout * 1000)}")
-        reading.set_search_path(self._database, self._place)
+        self.database.run("RESET SESSION AUTHORIZATION")
+        self.database.run("RESET ROLE")
+        self.database.run("RESET ALL")
+        self.database.run(f"SET LOCAL lock_timeout = {int(self._options.lock_timeout * 1000)}")
+        self.database.run(f"SET LOCAL statement_timeout = {int(self._options.statement_timeout * 1000)}")
+        reading.set_search_path(self.database, self._place)
 
     def _xid(self) -> int:
-        return int(self._database.value("SELECT pg_catalog.txid_current()"))
+        return int(self.database.value("SELECT pg_catalog.txid_current()"))
 
     def _attempt(self, plan: Plan) -> Outcome:
-        self._warnings = []
         self._begin()
-        if self._options.require_no_sessions and reading.sessions(self._database):
+        if self._options.require_no_sessions and reading.sessions(self.database):
             raise _SessionsLeft
+        for step in plan.steps:
+            if step.outside:
+                self._outside(step)
         plan = self._counted_again(plan)
         xid = self._xid()
         done = [self._step(step, xid) for step in plan.steps]
-        waiters = reading.lock_waiters(self._database)
+        waiters = reading.lock_waiters(self.database)
         if waiters:
-            self._warnings.append(
+            self._warn(
                 f"pid {', '.join(map(str, waiters))} waits for Prisma's lock: a deploy that may apply these "
-                f"migrations again now"
+                "migrations again now"
             )
+        rows = reading.read_rows(self.database, self._place)
         self._commit(xid)
-        return Outcome(plan, tuple(done), tuple(self._warnings))
+        self._rows = rows
+        return Outcome(plan, tuple(done))
+
+    def _warn(self, text: str) -> None:
+        # A transaction that is tried again warns once.
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def _outside(self, step: Step) -> None:
+        """Run the statements that no transaction can hold, over a connection of their own; this one keeps the locks.
+
+        It holds no snapshot meanwhile, for which CREATE INDEX CONCURRENTLY would wait.
+        """
+        self.database.run("SET LOCAL idle_in_transaction_session_timeout = 0")
+        worker = self._connect()
+        try:
+            outside.prepare(worker, self._place, self._options.statement_timeout)
+            for statement, what in step.outside:
+                line = f"{step.script.path}, line {statement.line}"
+                try:
+                    if outside.is_done(worker, what):
+                        self._warn(f"{line}: its effect was there already, so it did not run (again)")
+                        continue
+                    outside.run(worker, self.database, statement.text)
+                except DatabaseError as error:
+                    raise _located(error, step, statement) from None
+                self._kept.append(line)
+        finally:
+            worker.close()
 
     def _counted_again(self, plan: Plan) -> Plan:
         """Count under the locks that the scripts need anyway: from here on nothing can be added to what is lost."""
@@ -236,7 +313,7 @@ class Transaction:
         found = [(step, _read(reader, step)) for step in plan.steps]
         for loss in (each for _step, losses in found for each in losses):
             self._lock_table(loss)
-        counted = {step.name: reading.count(self._database, self._place, losses) for step, losses in found}
+        counted = reading.count(self.database, self._place, {step.name: losses for step, losses in found})
         plan = replace(plan, losses=counted)
         planning.require_consent(plan, self._options.target, self._options.confirm_data_loss)
         return plan
@@ -245,23 +322,23 @@ class Transaction:
         if loss.relation is None:
             return
         table = _sql_names.qualified(loss.relation)
-        if self._database.value(
+        if self.database.value(
             "SELECT relkind IN ('r', 'p') FROM pg_catalog.pg_class WHERE oid = to_regclass(%s)", [table]
         ):
             mode = "SHARE ROW EXCLUSIVE" if loss.kind in ("delete", "update") else "ACCESS EXCLUSIVE"
-            self._database.run(f"LOCK TABLE {table} IN {mode} MODE")
+            self.database.run(f"LOCK TABLE {table} IN {mode} MODE")
 
     def _step(self, step: Step, xid: int) -> dict[str, Any]:
         started = self._clock.monotonic()
-        before = reading.read_rows(self._database, self._place)
+        before = reading.read_rows(self.database, self._place)
         self._assert_settings()
-        self._database.take_notices()
+        self.database.take_notices()
         for statement in step.statements:
             try:
-                self._database.run(statement.text)
+                self.database.run(statement.text)
             except DatabaseError as error:
                 raise _located(error, step, statement) from None
-            if not self._database.in_transaction or self._xid_now() != xid:
+            if not self.database.in_transaction or self._xid_now() != xid:
                 raise PrismaError(
                     f"{step.name}: {step.script.path}, line {statement.line}, ended the transaction that was to undo "
                     f"everything "
@@ -271,33 +348,59 @@ class Transaction:
                     file=step.script.path,
                     line=statement.line,
                 )
-        if step.statements:
+        if step.statements and step.script:
             try:
                 # What is deferred to the commit would fail there, without a word about which script it was.
-                self._database.run("SET CONSTRAINTS ALL IMMEDIATE")
+                self.database.run("SET CONSTRAINTS ALL IMMEDIATE")
             except DatabaseError as error:
                 raise _located(error, step, None) from None
         self._assert_settings()
         by_script = self._record(step, before)
+        if step.verify is not None:
+            self._verify(step, step.verify)
         return {
             "name": step.name,
             "ids": list(step.ids),
             "sql_sha256": step.script.sha256 if step.script else "",
-            "statements": len(step.statements),
+            "statements": len(step.outside) + len(step.statements),
             "duration_ms": int((self._clock.monotonic() - started) * 1000),
-            "notices": self._database.take_notices(),
+            "notices": self.database.take_notices(),
             "recorded_by": "script" if by_script else "module",
         }
 
+    def _verify(self, step: Step, verify: _sql_script.Script) -> None:
+        """Run verify.sql, which has to return true; whatever it does is undone, and writing fails."""
+        self.database.run("SAVEPOINT connectin_verify")
+        self.database.run("SET LOCAL transaction_read_only = on")
+        for statement in verify.statements:
+            try:
+                rows = self.database.execute(statement.text)
+            except DatabaseError as error:
+                raise _located(error, step, statement, verify) from None
+            for row in rows:
+                false = [name for name, value in row.items() if value is None or value is False]
+                if false:
+                    raise PrismaError(
+                        f"Nothing was changed, because {verify.path}, line {statement.line}, says that {step.name} is "
+                        f"not undone: {', '.join(false)} is not true.",
+                        failed_migration=step.name,
+                        file=verify.path,
+                        line=statement.line,
+                        statement=statement.text,
+                    )
+        self.database.run("ROLLBACK TO SAVEPOINT connectin_verify")
+        self.database.run("RELEASE SAVEPOINT connectin_verify")
+        self._assert_settings()
+
     def _xid_now(self) -> int | None:
         """The transaction's id, asked after every statement."""
-        found = self._database.value("SELECT pg_catalog.txid_current_if_assigned()")
+        found = self.database.value("SELECT pg_catalog.txid_current_if_assigned()")
         return None if found is None else int(found)
 
     def _record(self, step: Step, before: Sequence[Row]) -> bool:
         """Mark or delete the rows of the migration. True if the script had done so; it may touch no other row."""
         ids = set(step.ids)
-        after = {row.id: row for row in reading.read_rows(self._database, self._place)}
+        after = {row.id: row for row in reading.read_rows(self.database, self._place)}
         for row in before:
             now = after.pop(row.id, None)
             own = row.id in ids and (now is None or replace(now, rolled_back_at=None) == row)
@@ -315,13 +418,13 @@ class Transaction:
                 failed_migration=step.name,
                 file=step.script.path,
             )
-        left = [row for row in reading.read_rows(self._database, self._place) if row.id in ids and row.live]
+        left = [row for row in reading.read_rows(self.database, self._place) if row.id in ids and row.live]
         if left:
             condition = "WHERE id = ANY(%s) AND rolled_back_at IS NULL RETURNING id"
             verb = f"UPDATE {self._place.table} SET rolled_back_at = pg_catalog.clock_timestamp()"
             if self._options.record == "delete":
                 verb = f"DELETE FROM {self._place.table}"
-            written = self._database.execute(f"{verb} {condition}", [[row.id for row in left]])
+            written = self.database.execute(f"{verb} {condition}", [[row.id for row in left]])
             if len(written) != len(left):
                 raise PrismaError(
                     f"Nothing was changed, because {len(left)} rows of {step.name} were to be recorded and "
@@ -333,7 +436,7 @@ class Transaction:
 
     def _commit(self, xid: int) -> None:
         try:
-            tag = self._database.run("COMMIT")
+            tag = self.database.run("COMMIT")
         except DatabaseError as error:
             if not error.lost:
                 raise
@@ -358,7 +461,7 @@ class Transaction:
             if status not in ("committed", "aborted"):
                 self._clock.sleep(POLL)
         if status == "committed":
-            self._warnings.append(
+            self.warnings.append(
                 f"the connection was lost during COMMIT ({error.message}); the server says that it committed"
             )
             return
@@ -414,15 +517,21 @@ ADVICE = {
 }
 
 
-def _located(error: DatabaseError, step: Step, statement: _sql_script.Statement | None) -> DatabaseError:
+def _located(
+    error: DatabaseError,
+    step: Step,
+    statement: _sql_script.Statement | None,
+    script: _sql_script.Script | None = None,
+) -> DatabaseError:
     """The error with the migration, file, line and statement it belongs to."""
     line = 0
+    script = script or step.script
     if statement is not None:
         # PostgreSQL counts from 1, and from the start of the statement.
-        line = _sql_script.line_at(step.script.text, statement.offset + max(0, error.position - 1))
+        line = _sql_script.line_at(script.text, statement.offset + max(0, error.position - 1))
     error.fields.update(
         failed_migration=step.name,
-        file=step.script.path,
+        file=script.path,
         line=line,
         statement=statement.text if statement else "SET CONSTRAINTS ALL IMMEDIATE",
     )

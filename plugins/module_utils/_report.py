@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
+from ansible_collections.connectin.rollback.plugins.module_utils._backup import FULL, size_text
 from ansible_collections.connectin.rollback.plugins.module_utils._plan import loss_text
 from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
 
@@ -79,11 +80,24 @@ def _database_lines(plan: Mapping[str, Any]) -> list[str]:
         for choice in moves
     ]
     lines = ["", *table(["migration", "goes", "loses", "because"], rows)]
+    if database["price"]:
+        lines.append(_backup_line(plan))
     if database["down"]:
         lines.append(
             "The writers are stopped while the database goes down: users get errors from then until the target answers."
         )
     return lines
+
+
+def _backup_line(plan: Mapping[str, Any]) -> str:
+    backup = plan["database"].get("backup")
+    if not backup:
+        return "No backup is made of what gets lost (rollback_backup is false)."
+    size = "" if backup["bytes"] is None else f", {size_text(backup['bytes'])} at most"
+    return (
+        f"Backup: the whole database{size}, into {plan['runner']}:{backup['path']} while everything serves; and again "
+        "of what gets lost, once the writers are stopped."
+    )
 
 
 def refusal_lines(plan: Mapping[str, Any]) -> list[str]:
@@ -137,6 +151,7 @@ def outcome(
     now: Mapping[str, Mapping[str, Any]],
     phases: Sequence[Mapping[str, Any]],
     rolled_back: Sequence[str],
+    backups: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return what came of the run: ``reached`` or ``failed``, per host what runs now and the next command.
 
@@ -163,6 +178,10 @@ def outcome(
         "hosts": hosts,
         "fleet": fleet,
         "rolled_back": list(rolled_back),
+        "backups": [
+            {"host": plan["runner"], **{key: made[key] for key in ("id", "kind", "file", "size", "sha256")}}
+            for made in backups
+        ],
         "phases": durations(phases),
     }
 
@@ -235,8 +254,65 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
         lines += [f"  {reason['phase']}: {reason['message']}" for reason in result["fleet"]]
     if result["rolled_back"]:
         lines.append(f"Migrations rolled back: {', '.join(result['rolled_back'])}")
+    lines += _backup_lines(result)
     lines += [f"Time: {times}"] if times else []
     return lines
+
+
+def _backup_lines(result: Mapping[str, Any]) -> list[str]:
+    made = result.get("backups") or ()
+    lines = [f"Backup: {entry['host']}:{entry['file']} ({size_text(entry['size'])})" for entry in made]
+    # Until something was lost there is nothing to put back.
+    if made and result["rolled_back"]:
+        lines.append(f"To put back what was lost: {restore_command(made[0]['id'])}   (first read docs/recovery.md)")
+    return lines
+
+
+def restore_command(backup_id: str) -> str:
+    """Return what to type to put a backup back."""
+    return f"ansible-playbook restore_backup.yml -e rollback_backup_id={backup_id}"
+
+
+def backup_list(readings: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return every backup with the ``host`` that has it, newest first, from database_backup_info of every host."""
+    found = [{**entry, "host": host} for host, reading in readings.items() for entry in (reading.get("backups") or ())]
+    return sorted(found, key=lambda entry: entry["id"], reverse=True)
+
+
+def backup_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the backups as a table, and what to type."""
+    if not found:
+        return ["There is no backup: only a rollback that loses data makes one."]
+    cells = []
+    for entry in found:
+        dumps = ", ".join(f"{dump['kind']} {size_text(dump['size'])}" for dump in entry["dumps"])
+        moved = f"{entry['release_from'] or '?'} -> {entry['release_to'] or '?'}"
+        cells.append(
+            [
+                entry["id"],
+                entry["at"] or "-",
+                moved,
+                dumps or "none",
+                entry["host"],
+                "; ".join(entry["problems"]) or "-",
+            ]
+        )
+    return [
+        *table(["backup", "made", "rollback", "dumps", "host", "wrong with it"], cells),
+        f"next: {restore_command('<backup>')}   (docs/recovery.md)",
+    ]
+
+
+def restore_lines(result: Mapping[str, Any], predicted: bool = False) -> list[str]:
+    """Return what went back from a backup, or would, and what did not."""
+    backup = result["backup"]
+    did = "Would put back" if predicted else "Put back"
+    if backup["kind"] == FULL:
+        lines = [f"{did} the whole database as it was at {backup['at']}, from the backup {backup['id']}:"]
+    else:
+        lines = [f"{did} what the rollback lost, from the backup {backup['id']}:"]
+    lines += [f"  {name}: {number}" for name, number in result["restored"].items()] or ["  nothing"]
+    return lines + [f"  not: {text}" for text in result["left"]]
 
 
 def report(result: Mapping[str, Any], plan: Mapping[str, Any], who: str, why: str, finished: str) -> str:
@@ -265,6 +341,14 @@ def report(result: Mapping[str, Any], plan: Mapping[str, Any], who: str, why: st
     lines += [
         f"- lost, with consent: {loss_text(entry)}" for entry in plan["database"]["price"] if result["rolled_back"]
     ]
+    made = result.get("backups") or ()
+    if made:
+        lines += ["", "## Backup", "", "| file | size | SHA-256 |", "|---|---|---|"]
+        lines += [
+            f"| {entry['host']}:`{entry['file']}` | {size_text(entry['size'])} | `{entry['sha256']}` |"
+            for entry in made
+        ]
+        lines += ["", f"To put back what was lost: `{restore_command(made[0]['id'])}`"]
     lines += [
         "",
         "## Time",

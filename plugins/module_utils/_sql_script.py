@@ -10,10 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ansible_collections.connectin.rollback.plugins.module_utils import _sql_outside
+from ansible_collections.connectin.rollback.plugins.module_utils._sql_outside import Outside
+
 DIRECTIVES = ("keep", "down")
+# A script that says so runs its first statements outside a transaction.
+NO_TRANSACTION = "no-transaction"
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,10 @@ class Statement:
 
 @dataclass(frozen=True)
 class Script:
-    """A script read. ``statements`` are the ones to run, without the BEGIN and COMMIT pairs that were flattened."""
+    """A script read. ``statements`` are the ones to run, without the BEGIN and COMMIT pairs that were flattened.
+
+    ``outside`` are those of a script with the directive no-transaction that run before, each by itself.
+    """
 
     path: str
     text: str
@@ -50,6 +59,8 @@ class Script:
     directive: str
     tree: tuple[Any, ...] | None
     problems: tuple[Problem, ...]
+    outside: tuple[tuple[Statement, Outside], ...] = ()
+    marked: bool = False
 
 
 class _Unterminated(Exception):
@@ -94,8 +105,16 @@ def line_at(text: str, offset: int) -> int:
     return text.count("\n", 0, offset) + 1
 
 
-def read(raw: bytes, path: str) -> Script:
-    """Take a down script apart. Never raises: what is wrong is in ``problems``."""
+def read(raw: bytes, path: str, kind: str = "down") -> Script:
+    """Take a script apart. Never raises: what is wrong is in ``problems``, with codes that begin with ``kind``."""
+    script = _read(raw, path)
+    if kind == "down":
+        return script
+    renamed = (replace(problem, code=problem.code.replace("down_", f"{kind}_", 1)) for problem in script.problems)
+    return replace(script, problems=tuple(renamed))
+
+
+def _read(raw: bytes, path: str) -> Script:
     sha256 = hashlib.sha256(raw).hexdigest()
 
     def refused(problem: Problem, text: str = "", directive: str = "") -> Script:
@@ -124,7 +143,7 @@ def read(raw: bytes, path: str) -> Script:
             Problem("down_unparsable", f"{path}, line {line}: {error.what} is never closed.", f"Correct {path}."), text
         )
     problems: list[Problem] = []
-    directive = _directive(lexed.comments, path, problems)
+    directive, marked = _directives(lexed.comments, path, problems)
     if lexed.backslash is not None:
         problems.append(
             Problem(
@@ -138,6 +157,25 @@ def read(raw: bytes, path: str) -> Script:
         problems.append(_no_statement("down_comment_only", path, "holds comments only"))
         return Script(path, text, sha256, (), 0, directive, None, tuple(problems))
 
+    tree = _checked_tree(text, lexed.statements, path, problems)
+    statements = _flatten(lexed.statements, path, problems)
+    if not statements and not problems:
+        problems.append(_no_statement("down_empty", path, "holds BEGIN and COMMIT only"))
+    flattened = len(lexed.statements) - len(statements)
+    outside: list[tuple[Statement, Outside]] = []
+    if marked:
+        nodes = dict(zip(lexed.statements, tree or ()))
+        outside, statements = _divide(statements, nodes, path, problems)
+    problems.extend(_cannot_run(statements, path, marked))
+    return Script(
+        path, text, sha256, tuple(statements), flattened, directive, tree, tuple(problems), tuple(outside), marked
+    )
+
+
+def _checked_tree(
+    text: str, statements: tuple[Statement, ...], path: str, problems: list[Problem]
+) -> tuple[Any, ...] | None:
+    """The parse tree, where PostgreSQL's parser is here and agrees with the lexer."""
     tree, error, offset = parse_tree(text)
     if error:
         problems.append(
@@ -147,22 +185,16 @@ def read(raw: bytes, path: str) -> Script:
                 f"Correct {path}; PostgreSQL would refuse it.",
             )
         )
-    elif tree is not None and len(tree) != len(lexed.statements):
+    elif tree is not None and len(tree) != len(statements):
         problems.append(
             Problem(
                 "down_unparsable",
-                f"{path} was split into {len(lexed.statements)} statements and PostgreSQL's parser sees {len(tree)}.",
+                f"{path} was split into {len(statements)} statements and PostgreSQL's parser sees {len(tree)}.",
                 f"Put every statement of {path} on lines of its own, ended by a semicolon.",
             )
         )
-        tree = None
-    statements = _flatten(lexed.statements, path, problems)
-    if not statements and not problems:
-        problems.append(_no_statement("down_empty", path, "holds BEGIN and COMMIT only"))
-    problems.extend(_cannot_run(statements, path))
-    return Script(
-        path, text, sha256, tuple(statements), len(lexed.statements) - len(statements), directive, tree, tuple(problems)
-    )
+        return None
+    return tree
 
 
 def _no_statement(code: str, path: str, what: str) -> Problem:
@@ -173,21 +205,24 @@ def _no_statement(code: str, path: str, what: str) -> Problem:
     )
 
 
-def _directive(comments: tuple[str, ...], path: str, problems: list[Problem]) -> str:
-    """``keep``, ``down`` or nothing, from the script's ``-- rollback:`` comments."""
+def _directives(comments: tuple[str, ...], path: str, problems: list[Problem]) -> tuple[str, bool]:
+    """``keep``, ``down`` or nothing, and whether it says no-transaction: the script's ``-- rollback:`` comments."""
     found = {match[1].lower() for match in map(_DIRECTIVE.match, comments) if match}
+    marked = NO_TRANSACTION in found
+    found.discard(NO_TRANSACTION)
     if not found:
-        return ""
+        return "", marked
     if len(found) == 1 and found <= set(DIRECTIVES):
-        return found.pop()
+        return found.pop(), marked
     problems.append(
         Problem(
             "down_directive",
             f"{path} says `-- rollback: {'` and `-- rollback: '.join(sorted(found))}`.",
-            "Write one line, `-- rollback: keep` or `-- rollback: down`.",
+            "Write one line, `-- rollback: keep` or `-- rollback: down`; `-- rollback: no-transaction` may stand "
+            "beside it.",
         )
     )
-    return ""
+    return "", marked
 
 
 @dataclass(frozen=True)
@@ -359,7 +394,37 @@ def _flatten(statements: tuple[Statement, ...], path: str, problems: list[Proble
     return kept
 
 
-def _cannot_run(statements: list[Statement], path: str) -> list[Problem]:
+def _divide(
+    statements: list[Statement], nodes: Mapping[Statement, Any], path: str, problems: list[Problem]
+) -> tuple[list[tuple[Statement, Outside]], list[Statement]]:
+    """A marked script's first statements, which run by themselves, and the rest, which runs in the transaction."""
+    outside: list[tuple[Statement, Outside]] = []
+    if not nodes and statements:
+        problems.append(
+            Problem(
+                "down_needs_parser",
+                f"{path} says `-- rollback: {NO_TRANSACTION}`; nothing here can tell where it may be taken up again.",
+                "Install pglast on the host that runs the task.",
+            )
+        )
+        return outside, statements
+    first = next((at for at, each in enumerate(statements) if not _sql_outside.needed(each.words)), len(statements))
+    for statement in statements[:first]:
+        what = _sql_outside.read(nodes[statement])
+        if isinstance(what, Outside):
+            outside.append((statement, what))
+        else:
+            problems.append(
+                Problem(
+                    "down_not_resumable",
+                    f"{path}, line {statement.line}: {' '.join(statement.words[:3])} {what}.",
+                    "Take the statement out and run it by hand.",
+                )
+            )
+    return outside, statements[first:]
+
+
+def _cannot_run(statements: list[Statement], path: str, marked: bool) -> list[Problem]:
     """Statements that PostgreSQL refuses inside a transaction, and COPY, which needs a client."""
     problems: list[Problem] = []
     for statement in statements:
@@ -373,24 +438,16 @@ def _cannot_run(statements: list[Statement], path: str) -> list[Problem]:
                     "Write INSERT instead.",
                 )
             )
-        elif _outside_transaction(words):
+        elif _sql_outside.needed(words):
+            advice = (
+                "Put it before the statements that run in the transaction."
+                if marked
+                else f"Take CONCURRENTLY out; or put it first, with a line `-- rollback: {NO_TRANSACTION}`, and roll "
+                "back with transaction=each."
+            )
             problems.append(
                 Problem(
-                    "down_not_transactional",
-                    f"{place}: {' '.join(words[:3])} cannot run inside a transaction.",
-                    "Take CONCURRENTLY out, or the statement; the whole rollback is one transaction.",
+                    "down_not_transactional", f"{place}: {' '.join(words[:3])} cannot run inside a transaction.", advice
                 )
             )
     return problems
-
-
-def _outside_transaction(words: tuple[str, ...]) -> bool:
-    if words[0] == "VACUUM" or words[:2] in (("ALTER", "SYSTEM"), ("DISCARD", "ALL")):
-        return True
-    if words[0] in ("CREATE", "DROP") and words[1:2] in (("DATABASE",), ("TABLESPACE",), ("SUBSCRIPTION",)):
-        return True
-    if words[0] == "REINDEX" and ("CONCURRENTLY" in words or {"DATABASE", "SYSTEM", "SCHEMA"} & set(words)):
-        return True
-    if words[0] in ("CREATE", "DROP") and "INDEX" in words[1:3] and "CONCURRENTLY" in words[2:4]:
-        return True
-    return words[:2] == ("ALTER", "TABLE") and "DETACH" in words and "CONCURRENTLY" in words

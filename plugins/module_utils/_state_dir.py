@@ -59,15 +59,15 @@ def make_directory(path: str) -> None:
     """Make a private directory, with its parents, where it is missing; one that is there stays as it is."""
     if os.path.isdir(path):
         return
-    with _told("create", path):
+    with told("create", path):
         # The parents are system directories such as /var/lib: the usual mode is right for them.
         os.makedirs(path, mode=DIRECTORY_MODE, exist_ok=True)
-        _sync_directory(os.path.dirname(os.path.abspath(path)))
+        sync_directory(os.path.dirname(os.path.abspath(path)))
 
 
 def read_bytes(path: str) -> bytes | None:
     """The content of a file, None when there is no such file."""
-    with _told("read", path):
+    with told("read", path):
         try:
             with open(path, "rb") as stream:
                 return stream.read()
@@ -83,7 +83,7 @@ def read_text(path: str) -> str | None:
 
 def append_text(path: str, text: str) -> None:
     """Append to a private file, which is made where it is missing. The caller holds ``exclusive``."""
-    with _told("append to", path):
+    with told("append to", path):
         fresh = not os.path.exists(path)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
@@ -94,12 +94,12 @@ def append_text(path: str, text: str) -> None:
         finally:
             os.close(descriptor)
         if fresh:
-            _sync_directory(os.path.dirname(path))
+            sync_directory(os.path.dirname(path))
 
 
 def write_atomic(path: str, content: bytes) -> None:
     """Put a private file in place whole: whoever reads sees the old content or the new one, also after a crash."""
-    with _told("write", path):
+    with told("write", path):
         directory = os.path.dirname(path)
         # mkstemp makes it 0600, before there is anything in it.
         descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=directory)
@@ -113,15 +113,15 @@ def write_atomic(path: str, content: bytes) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-        _sync_directory(directory)
+        sync_directory(directory)
 
 
 def remove(path: str) -> None:
     """Delete a file that may be gone already."""
-    with _told("remove", path):
+    with told("remove", path):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        _sync_directory(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
 
 
 def login_name() -> str:
@@ -135,18 +135,18 @@ def login_name() -> str:
 
 @contextlib.contextmanager
 def _flock(directory: str, operation: int) -> Iterator[None]:
-    with _told("open", directory):
+    with told("open", directory):
         # The directory itself is locked: it is never replaced, unlike the files in it, and needs no file beside them.
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with _told("lock", directory):
+        with told("lock", directory):
             fcntl.flock(descriptor, operation)
         yield
     finally:
         os.close(descriptor)
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
     """Make a new or removed name in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -156,7 +156,7 @@ def _sync_directory(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _told(doing: str, path: str) -> Iterator[None]:
+def told(doing: str, path: str) -> Iterator[None]:
     """Turn what the operating system refuses into what an operator can act on."""
     try:
         yield

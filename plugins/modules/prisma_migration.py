@@ -34,7 +34,7 @@ options:
     description:
       - The migrations, in any order. One that is rolled back already, or was never applied and has a folder, is no
         error; an unknown name is.
-      - One of O(migrations) and O(to_migrations) is needed.
+      - One of O(migrations), O(to_migrations), O(to_path), O(to_migration), O(steps) and O(failed_only) is needed.
     type: list
     elements: str
   to_migrations:
@@ -43,13 +43,38 @@ options:
       - An empty list, or one of which nothing is applied, is refused, since it would take everything down.
     type: list
     elements: str
+  to_path:
+    description:
+      - Where the release to go back to keeps its migrations, in the forms of O(path). Every migration that is not there
+        is rolled back.
+    type: str
+  to_migration:
+    description:
+      - The newest migration that stays. Everything that was applied after it is rolled back; that it is not applied is
+        an error.
+    type: str
+  steps:
+    description:
+      - How many migrations are rolled back, newest first. Each run goes down further, unlike with the other choices.
+    type: int
+  failed_only:
+    description:
+      - Roll back what failed, in the way that O(failed) says.
+    type: bool
   path:
     description:
-      - Folders of migrations on the host that runs the task, searched in this order for each migration. First the one
-        of the release
-        that is being left, since older releases do not have the newer down scripts; then an archive of down scripts.
+      - Where the migrations are, on the host that runs the task. A folder, which may be missing;
+        C(git:/srv/connectin@v1.2.0:apps/api/prisma/migrations), a folder of a commit, whatever the checkout is on now;
+        or C(image:registry.example.com/api:v1.2.0:/app/prisma/migrations), a folder of a local image, which is not
+        started.
+      - They are searched in this order for each migration. First the one of the release that is being left, since older
+        releases do not have the newer down scripts; then the archive of down scripts. A source whose C(migration.sql)
+        is the one that was applied is preferred.
+      - A folder that holds C(SHA256SUMS), as M(connectin.rollback.prisma_migration_archive) writes it, is held to it.
+      - A C(verify.sql) beside C(down.sql) is run after it in the same transaction, read-only; a column of its rows that
+        is false or null undoes everything.
     type: list
-    elements: path
+    elements: str
     default: []
   target:
     description:
@@ -83,6 +108,18 @@ options:
     type: str
     choices: [fail, warn, ignore]
     default: fail
+  transaction:
+    description:
+      - V(all) runs everything in one transaction, so that the database is as before or as wanted.
+      - V(each) commits each migration with its row by itself; what is committed stays when an older one fails, and the
+        next run goes on from there.
+      - >-
+        A down.sql with a line C(-- rollback: no-transaction) needs V(each). What it starts with, such as C(DROP INDEX
+        CONCURRENTLY), runs outside a transaction; the statements that follow run in one with the row. A run that was
+        cut off is taken up again, since the catalog shows what is done.
+    type: str
+    choices: [all, each]
+    default: all
   lock_wait:
     description:
       - Seconds to wait for Prisma's lock. A deploy can hold it for ten seconds after its last migration.
@@ -137,6 +174,20 @@ EXAMPLES = r"""
     target: v1.1.0
     confirm_data_loss: "{{ rollback_confirm_data_loss | default('') }}"
     require_no_sessions: true
+
+- name: Undo what a failed deploy left, with the scripts of the image that was deployed
+  connectin.rollback.prisma_migration:
+    env_file: /srv/connectin/.env
+    path: ["image:registry.example.com/connectin-api:v1.2.0:/app/prisma/migrations"]
+    failed_only: true
+    failed: run_down
+
+- name: Go down to a migration, one transaction for each
+  connectin.rollback.prisma_migration:
+    env_file: /srv/connectin/.env
+    path: ["git:/srv/connectin@v1.2.0:apps/api/prisma/migrations"]
+    to_migration: 20260201120000_add_posts
+    transaction: each
 
 - name: Record a migration as applied that was repaired by hand
   connectin.rollback.prisma_migration:
@@ -257,12 +308,19 @@ outcome:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.connectin.rollback.plugins.module_utils import _connection, _migration_files, _sql_script
+from ansible_collections.connectin.rollback.plugins.module_utils import (
+    _connection,
+    _migration_files,
+    _prisma_project,
+    _sql_script,
+)
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_database as reading
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_history as history
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_plan as planning
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_rollback as rollback
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
+
+CHOICES = ("migrations", "to_migrations", "to_path", "to_migration", "steps", "failed_only")
 
 
 def applied_names(migrations):
@@ -274,7 +332,6 @@ class Run:
 
     def __init__(self, module):
         self.check_mode = module.check_mode
-        self.params = module.params
         self.module = module
         self.result = {
             "changed": False,
@@ -287,6 +344,9 @@ class Run:
             "applied_after": [],
             "last_applied": "",
         }
+        self.readers = _migration_files.readers(module)
+        self.params, notes = _prisma_project.apply(module.params)
+        self.warn(notes)
         self.target = _connection.target_from(self.params)
         self.warn(f"database URL: {note}" for note in self.target.notes)
 
@@ -303,7 +363,9 @@ class Run:
             self.place = reading.locate(self.database, self.params["schema"])
             reading.require_history(self.place)
             self.rows = reading.read_rows(self.database, self.place)
-            self.files = _migration_files.read(self.params["path"])
+            if self.check_mode:
+                self.database.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self.files = _migration_files.read(self.params["path"], self.readers)
             self.migrations = self.join(self.rows)
             self.after(self.migrations)
             self.result["applied_before"] = self.result["applied_after"]
@@ -331,14 +393,17 @@ class Run:
     def read_again(self):
         """What the database says now, over a connection that may have been lost meanwhile."""
         try:
-            if not self.database.alive:
-                self.database = self.connect()
-            self.after(self.join(reading.read_rows(self.database, self.place)))
+            self.look_again()
         except PrismaError as error:
             raise PrismaError(
                 f"It was changed and committed, but the database could not be read again to prove it: {error.message}",
                 outcome="committed",
             ) from None
+
+    def look_again(self):
+        if not self.database.alive:
+            self.database = self.connect()
+        self.after(self.join(reading.read_rows(self.database, self.place)))
 
     def diff(self, prepared):
         before, after = self.result["applied_before"], self.result["applied_after"]
@@ -350,15 +415,31 @@ class Run:
             "prepared": prepared,
         }
 
+    def choice(self):
+        params = self.params
+        keep, kept_as = params["to_migrations"], "to_migrations"
+        if params["to_path"] is not None:
+            keep, kept_as = _migration_files.names(params["to_path"], self.readers), "to_path"
+        return planning.Choice(
+            names=params["migrations"],
+            keep=keep,
+            kept_as=kept_as,
+            to=params["to_migration"],
+            steps=params["steps"],
+            failed_only=bool(params["failed_only"]),
+        )
+
     def roll_back(self):
         params, result = self.params, self.result
-        going = planning.chosen(self.migrations, params["migrations"], params["to_migrations"])
+        going = planning.chosen(self.migrations, self.choice())
         result["remaining"] = [each.name for each in going]
         result["ledger_before"] = [row.as_dict() for each in going for row in each.live_rows]
         if not going:
             self.diff("")
             return
-        plan = planning.make(self.migrations, going, params["failed"], params["checksum"], params["path"])
+        plan = planning.make(
+            self.migrations, going, params["failed"], params["checksum"], params["path"], params["transaction"]
+        )
         self.warn(plan.warnings)
         result["plan"] = plan.as_list()
         plan = planning.Plan(plan.steps, plan.warnings, rollback.losses_of(self.database, self.place, plan.steps))
@@ -370,11 +451,21 @@ class Run:
             names = [name for name in result["applied_before"] if name not in gone]
             result.update(changed=True, remaining=[], applied_after=names, last_applied=names[-1] if names else "")
         else:
-            outcome = self.transaction().roll_back(plan)
+            transaction = self.transaction()
+            try:
+                outcome = transaction.roll_back(plan)
+            except PrismaError as error:
+                gone = {step["name"] for step in error.fields.get("rolled_back", ())}
+                result["remaining"] = [name for name in result["remaining"] if name not in gone]
+                if gone:
+                    self.look_again()
+                raise
+            finally:
+                self.database = transaction.database
+                self.warn(transaction.warnings)
             result.update(
                 changed=True, remaining=[], plan=outcome.plan.as_list(), rolled_back=list(outcome.rolled_back)
             )
-            self.warn(outcome.warnings)
             self.read_again()
         self.diff(plan.sql)
 
@@ -428,12 +519,17 @@ def main():
             state={"type": "str", "choices": ["rolled_back", "applied"], "default": "rolled_back"},
             migrations={"type": "list", "elements": "str"},
             to_migrations={"type": "list", "elements": "str"},
-            path={"type": "list", "elements": "path", "default": []},
+            to_path={"type": "str"},
+            to_migration={"type": "str"},
+            steps={"type": "int"},
+            failed_only={"type": "bool"},
+            path={"type": "list", "elements": "str", "default": []},
             target={"type": "str", "default": ""},
             confirm_data_loss={"type": "str", "default": ""},
             record={"type": "str", "choices": ["mark", "delete"], "default": "mark"},
             failed={"type": "str", "choices": ["fail", "mark_only", "run_down"], "default": "fail"},
             checksum={"type": "str", "choices": ["fail", "warn", "ignore"], "default": "fail"},
+            transaction={"type": "str", "choices": ["all", "each"], "default": "all"},
             lock_wait={"type": "float", "default": 30},
             lock_timeout={"type": "float", "default": 5},
             statement_timeout={"type": "float", "default": 0},
@@ -442,8 +538,8 @@ def main():
             sessions_wait={"type": "float", "default": 10},
         ),
         supports_check_mode=True,
-        mutually_exclusive=[*_connection.CONSTRAINTS["mutually_exclusive"], ("migrations", "to_migrations")],
-        required_one_of=[*_connection.CONSTRAINTS["required_one_of"], ("migrations", "to_migrations")],
+        mutually_exclusive=[*_connection.CONSTRAINTS["mutually_exclusive"], CHOICES],
+        required_one_of=[*_connection.CONSTRAINTS["required_one_of"], CHOICES],
         required_if=[("state", "applied", ["migrations"])],
     )
     run = None

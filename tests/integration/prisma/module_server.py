@@ -28,6 +28,7 @@ PRELOADED = (pglast, psycopg, _prisma_rollback)
 def answer(connection: socket.socket) -> None:
     with connection, connection.makefile("rw", encoding="utf-8") as channel:
         request = json.loads(channel.readline())
+        os.environ.update(request["environment"])
         for name in request["without"]:
             sys.modules[name] = None
         basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": request["args"]}).encode()

@@ -611,6 +611,25 @@ def test_what_is_kept_needs_no_down_script():
     assert plan(database=history(*rows), policy="keep")["refusals"] == []
 
 
+def test_a_failed_migration_is_refused_until_the_operator_says_what_to_do_with_it():
+    problem = {"code": "failed", "message": f"{RENAME} failed", "next": "look"}
+    missing = {"code": "down_missing", "message": f"{RENAME} has no down.sql", "next": "write it"}
+    failed = dict(RENAMED, state="failed", problems=[problem, missing])
+    rows = history(migration(INIT), migration(POSTS), failed, REACTED)
+    assert [code for code in codes(plan(database=rows)) if code != "data_loss"] == ["failed", "down_missing"]
+    assert "failed" not in codes(plan(database=rows, failed="run_down"))
+    assert "down_missing" in codes(plan(database=rows, failed="run_down"))
+    made = plan(database=rows, failed="mark_only")
+    assert made["refusals"] == []
+    assert [entry["price"] for entry in made["database"]["down"] if entry["name"] == RENAME] == [[]]
+
+
+def test_statements_outside_a_transaction_are_refused_where_the_plan_is_one():
+    rows = history(migration(INIT), migration(POSTS), dict(RENAMED, outside_transaction=True), REACTED)
+    assert "rollback_transaction=each" in refused(plan(database=rows), "transaction")["next"]
+    assert plan(database=rows, transaction="each")["refusals"] == []
+
+
 @pytest.mark.parametrize(("rows", "warned"), [((), True), ((migration(INIT), migration(POSTS)), False)])
 def test_without_pglast_the_plan_warns_where_that_matters(rows, warned):
     made = plan(database=history(*rows, parser=""))

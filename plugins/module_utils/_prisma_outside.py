@@ -1,0 +1,130 @@
+# Copyright: (c) 2026, ConnectIn operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Statements that no transaction can hold, run so that a run that was cut off can be taken up again.
+
+The catalog says what is done: nothing is kept beside the database that could be lost or disagree with it.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from ansible_collections.connectin.rollback.plugins.module_utils import _sql_names as names
+from ansible_collections.connectin.rollback.plugins.module_utils import _sql_outside
+from ansible_collections.connectin.rollback.plugins.module_utils._connection import Database, DatabaseError
+from ansible_collections.connectin.rollback.plugins.module_utils._prisma_database import LOCK, Place
+from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
+from ansible_collections.connectin.rollback.plugins.module_utils._sql_outside import COPY, Outside
+
+# Seconds between two looks whether what waits for Prisma's lock keeps an index waiting.
+WATCH = 1.0
+
+
+def prepare(worker: Database, place: Place, statement_timeout: float) -> None:
+    """Give the connection the scripts' search path. A pooler would give it to the next client."""
+    if worker.pooled:
+        raise PrismaError(
+            "Nothing was changed, because the URL goes through a connection pooler, and a statement outside a "
+            "transaction needs a connection of its own. Give the database's direct URL (Prisma's directUrl).",
+            code="pooler",
+        )
+    if place.search_path:
+        worker.run(f"SET search_path = {names.quote(place.search_path)}")
+    # A lock timeout would leave an invalid index behind; who holds it up is watched for instead.
+    worker.run("SET lock_timeout = 0")
+    worker.run(f"SET statement_timeout = {int(statement_timeout * 1000)}")
+
+
+def is_done(worker: Database, what: Outside) -> bool:
+    """Whether an earlier run did it. What that run left half made is removed."""
+    if what.kind == "repeatable":
+        return False
+    name = names.qualified(what.index)
+    if what.kind == "drop_index":
+        return bool(worker.value("SELECT to_regclass(%s) IS NULL", [name]))
+    table = names.qualified(what.table)
+    found = worker.execute(
+        "SELECT i.indisvalid AND i.indisready AS valid, i.indrelid = to_regclass(%s) AS here, n.nspname, c.relname "
+        "FROM pg_catalog.pg_class t JOIN pg_catalog.pg_class c ON c.relnamespace = t.relnamespace AND c.relname = %s "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid WHERE t.oid = to_regclass(%s)",
+        [table, what.index[1], table],
+    )
+    if not found:
+        return False
+    index = names.qualified((found[0]["nspname"], found[0]["relname"]))
+    if not found[0]["here"] or found[0]["valid"] and not _is_the_one(worker, what, index):
+        raise PrismaError(
+            f"Nothing was changed, because {index} exists and is not the index that the script makes. Look what it is "
+            f"for: SELECT pg_get_indexdef('{index}'::regclass);"
+        )
+    if not found[0]["valid"]:
+        worker.run(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
+        return False
+    return True
+
+
+def _is_the_one(worker: Database, what: Outside, index: str) -> bool:
+    """Whether an index is the one that the statement makes: the server writes the definition of both."""
+    worker.run("BEGIN")
+    try:
+        worker.run(f"CREATE TEMPORARY TABLE {_sql_outside.COPY} (LIKE {names.qualified(what.table)})")
+        worker.run(what.on_copy)
+        wanted, there = worker.execute(
+            "SELECT pg_catalog.pg_get_indexdef(indexrelid) AS definition, indrelid::regclass::text AS on_table "
+            "FROM pg_catalog.pg_index WHERE indrelid = %s::regclass "
+            "UNION ALL SELECT pg_catalog.pg_get_indexdef(%s::regclass), NULL",
+            [f"pg_temp.{COPY}", index],
+        )
+        return _after_the_table(wanted["definition"]) == _after_the_table(there["definition"])
+    finally:
+        worker.rollback()
+
+
+def _after_the_table(definition: str) -> tuple[bool, str]:
+    """What an index definition says besides its name and table: ``(unique, "USING btree (name) WHERE ...")``."""
+    head, _using, rest = definition.partition(" USING ")
+    return head.startswith("CREATE UNIQUE"), rest
+
+
+def run(worker: Database, keeper: Database, sql: str) -> None:
+    """Run the statement, watched over the connection that keeps the locks.
+
+    A deploy that queues for Prisma's lock holds a snapshot, for which the statement would wait without end.
+    """
+    pid = int(worker.value("SELECT pg_catalog.pg_backend_pid()"))
+    over = threading.Event()
+    in_the_way: list[int] = []
+
+    def watch() -> None:
+        while not over.wait(WATCH):
+            try:
+                found = keeper.execute(
+                    "SELECT pid FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = 0 "
+                    f"AND objid = {LOCK} AND objsubid = 1 AND pid = ANY(pg_catalog.pg_blocking_pids(%s))",
+                    [pid],
+                )
+                if found:
+                    in_the_way.extend(row["pid"] for row in found)
+                    keeper.execute("SELECT pg_catalog.pg_cancel_backend(%s)", [pid])
+                    return
+            except DatabaseError:
+                # The locks are lost; the caller meets the dead connection itself.
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        worker.run(sql)
+    except DatabaseError as error:
+        over.set()
+        watcher.join()
+        if in_the_way:
+            error.hint = (
+                f"pid {', '.join(map(str, in_the_way))} waits for Prisma's lock, and the statement would wait for it: "
+                "stop that deploy"
+            )
+        raise
+    finally:
+        over.set()
+        watcher.join()
