@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -299,7 +299,9 @@ def damaged(path: str, manifest: Manifest, size: int, sha256: str) -> PrismaErro
     )
 
 
-def require_consent(manifest: Manifest, oid: int, position: int, confirm: str, changed: Sequence[str]) -> None:
+def require_consent(
+    manifest: Manifest, oid: int, position: int, confirm: str, changed: Callable[[], Sequence[str]]
+) -> None:
     """A whole restore takes the database back to the moment of the dump.
 
     Nothing is lost by it as long as nothing was written after the rollback; otherwise the operator names the backup.
@@ -312,7 +314,8 @@ def require_consent(manifest: Manifest, oid: int, position: int, confirm: str, c
         else "nobody noted how the rollback ended, so it may have been written to since"
     )
     said = f", and the consent given is for {confirm!r}" if confirm else ""
-    lost = f" Rows now and then: {'; '.join(changed)}." if changed else ""
+    differs = changed()[:10]
+    lost = f" Rows now and then: {'; '.join(differs)}." if differs else ""
     raise PrismaError(
         f"Nothing was changed: {why}, and a whole restore takes everything back to {manifest.at}{said}.{lost} "
         f"If that may be lost: confirm={manifest.id} (in a playbook: -e rollback_confirm_restore={manifest.id}). "

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -87,7 +86,8 @@ def size(database: Database) -> tuple[int, list[str]]:
         "AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS readable "
         f"{_TABLES} ORDER BY 1"
     )
-    return sum(row["bytes"] or 0 for row in rows), [row["name"] for row in rows if not row["readable"]]
+    objects = int(database.value("SELECT pg_catalog.pg_table_size('pg_catalog.pg_largeobject')"))
+    return objects + sum(row["bytes"] or 0 for row in rows), [row["name"] for row in rows if not row["readable"]]
 
 
 def count(database: Database, relations: Sequence[Relation]) -> dict[Relation, int]:
@@ -197,8 +197,3 @@ def describe(database: Database, relation: Relation) -> merging.Table | None:
         ),
         sequences=tuple((row["name"], row["sequence"]) for row in columns if row["sequence"]),
     )
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it, so that what is compared with a manifest compares equal."""
-    return json.loads(json.dumps(value))

@@ -73,8 +73,14 @@ class Work:
         self.folder: str = params["dest"].rstrip("/")
         self.id = backup.backup_id(self.folder)
         self.place = reading.locate(database, params["schema"])
+        # Row security would hide rows from the counting; without it a table that has it fails, as pg_dump does.
+        database.run("SET row_security = off")
 
     def client(self) -> backup.Client:
+        """The programs that fit the server, which they and this connection reach directly."""
+        if self.database.pooled:
+            problem = backup.pooled()
+            raise PrismaError(f"{problem['message']}. Next: {problem['next']}", **problem_fields(problem))
         server = asking.server_major(self.database)
         found, searched = programs.find(self.run, self.params["client_dir"] or "", self.params["client_container"])
         client = backup.require_client(found, server, searched)
@@ -87,9 +93,6 @@ class Work:
     def make(self, check: bool) -> tuple[bool, Manifest]:
         """Have the dump. Returns whether one was, or would be, made, and its manifest."""
         kind = backup.LOST if self.params["losses"] is not None or self.params["tables"] else backup.FULL
-        if self.database.pooled:
-            problem = backup.pooled()
-            raise PrismaError(f"{problem['message']}. Next: {problem['next']}", **problem_fields(problem))
         client = self.client()
         if self.params["require_no_sessions"]:
             if not check:
@@ -271,15 +274,14 @@ class Work:
 
     def _restore_all(self, manifest: Manifest, check: bool) -> tuple[bool, dict[str, Any]]:
         client = self.client()
-        before = asking.count(self.database, asking.tables(self.database))
-        history = asking.plain(asking.migrations(self.database, self.place))
-        differs = backup.changed_tables(manifest, before)
+        history = asking.migrations(self.database, self.place)
         backup.require_consent(
             manifest,
             asking.oid(self.database),
             asking.position(self.database),
             self.params["confirm"],
-            differs[:10],
+            # Counting may take long, and is only for those who have to decide.
+            lambda: backup.changed_tables(manifest, asking.count(self.database, asking.tables(self.database))),
         )
         sessions = reading.sessions(self.database)
         if sessions:
@@ -291,7 +293,7 @@ class Work:
                 code="writers_connected",
                 sessions=sessions,
             )
-        found = {"restored": _rows_of(manifest), "kept": {}, "left": [], "differs": differs}
+        found = {"restored": _rows_of(manifest), "kept": {}, "left": []}
         if check:
             return True, found
         env = programs.environment(self.database)
@@ -304,9 +306,7 @@ class Work:
         with programs.use_list(client, env, text) as use_list:
             programs.restore(client.argv("pg_restore", backup.restore_arguments(connection, use_list)), env, path)
         self._prove(manifest, found)
-        found["changed_rows"] = before != asking.count(self.database, asking.tables(self.database))
-        found.pop("changed_rows")
-        if history != asking.plain(asking.migrations(self.database, self.place)):
+        if history != list(manifest.migrations):
             found["left"].append(
                 f"the database is at the migrations of {manifest.release_from or 'the release before the rollback'} "
                 "again: start that release, or take it down again"
@@ -330,7 +330,7 @@ class Work:
             if rows.get(table) != number:
                 wrong.append(f"{names.shown(table)} has {rows.get(table, 'no')} rows, not {number}")
         place = reading.locate(self.database, self.params["schema"])
-        if asking.plain(asking.migrations(self.database, place)) != list(manifest.migrations):
+        if asking.migrations(self.database, place) != list(manifest.migrations):
             wrong.append("_prisma_migrations is not what was dumped")
         found["left"] += [
             f"{names.shown(table)} is younger than the backup and stays as it is"
@@ -409,7 +409,7 @@ class Work:
         database = self.database
         database.execute(
             "SELECT pg_catalog.set_config('standard_conforming_strings', 'on', true), "
-            "pg_catalog.set_config('row_security', 'off', true), pg_catalog.set_config('lock_timeout', '10s', true)"
+            "pg_catalog.set_config('lock_timeout', '10s', true)"
         )
         if not database.value(f"SELECT pg_catalog.pg_try_advisory_xact_lock({reading.LOCK})"):
             raise self._locked()

@@ -7,6 +7,7 @@ The connection is in autocommit mode: every BEGIN and COMMIT is one that the cal
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -206,6 +207,10 @@ class Database:
         return taken
 
     def close(self) -> None:
+        # A pooler drops its server connection under a client that leaves in the middle of a transaction.
+        if self.alive and int(self._raw.info.transaction_status) in (2, 3):
+            with contextlib.suppress(self._module.Error):
+                self._raw.cursor().execute("ROLLBACK")
         self._raw.close()
 
     def _mask(self, text: str) -> str:

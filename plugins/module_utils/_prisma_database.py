@@ -43,6 +43,11 @@ class Place:
     def table(self) -> str:
         return names.qualified((self.schema, TABLE))
 
+    @property
+    def table_beside_parameters(self) -> str:
+        """The same for a statement with ``%s`` in it, where a % of the schema's name is doubled."""
+        return self.table.replace("%", "%%")
+
 
 def locate(database: Database, wanted: str) -> Place:
     """Find the history: in the schema that is named, else in the URL's, else in the one schema that has it."""
@@ -131,20 +136,41 @@ def session_text(session: dict[str, Any]) -> str:
     """``pid 4711 (api, connectin@10.0.0.4, idle)``."""
     who = f"{session['user']}@{session['client_addr'] or 'local'}"
     about = ", ".join(part for part in (session["application_name"], who, session["state"]) if part)
+    if session.get("shared"):
+        about = "left by another client on a pooler's connection; give the direct URL"
     return f"pid {session['pid']} ({about})"
 
 
+# Who has the lock, in this database.
+_LOCK_ROWS = (
+    "FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.granted "
+    "AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) "
+    f"AND l.classid = 0 AND l.objid = {LOCK} AND l.objsubid = 1"
+)
+
+
+def try_lock(database: Database) -> bool:
+    """Take Prisma's lock for the transaction under way.
+
+    A deploy that went through the same pooler may have left it on the very connection that is ours now, and PostgreSQL
+    would give it to us a second time.
+    """
+    return bool(
+        database.value(
+            f"SELECT CASE WHEN EXISTS (SELECT {_LOCK_ROWS} AND l.pid = pg_catalog.pg_backend_pid()) THEN false "
+            f"ELSE pg_catalog.pg_try_advisory_xact_lock({LOCK}) END"
+        )
+    )
+
+
 def lock_holders(database: Database) -> list[dict[str, Any]]:
-    """Who holds Prisma's lock in this database."""
+    """Who holds Prisma's lock in this database; ``shared`` is a connection that a pooler gave us as well."""
     return database.execute(
-        "SELECT l.pid, COALESCE(a.application_name, '') AS application_name, COALESCE(host(a.client_addr), '') AS "
-        "client_addr, "
-        "COALESCE(a.state, '') AS state, COALESCE(a.usename, '')::text AS user, COALESCE(a.xact_start::text, '') AS "
-        "since "
-        "FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid "
-        "WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid() "
-        "AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) "
-        f"AND l.classid = 0 AND l.objid = {LOCK} AND l.objsubid = 1 ORDER BY l.pid"
+        "SELECT held.pid, held.pid = pg_catalog.pg_backend_pid() AS shared, "
+        "COALESCE(a.application_name, '') AS application_name, COALESCE(host(a.client_addr), '') AS client_addr, "
+        "COALESCE(a.state, '') AS state, COALESCE(a.usename, '')::text AS user, "
+        f"COALESCE(a.xact_start::text, '') AS since FROM (SELECT l.pid {_LOCK_ROWS}) AS held "
+        "LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = held.pid ORDER BY held.pid"
     )
 
 

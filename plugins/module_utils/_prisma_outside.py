@@ -20,14 +20,18 @@ from ansible_collections.connectin.rollback.plugins.module_utils._sql_outside im
 WATCH = 1.0
 
 
-def prepare(worker: Database, place: Place, statement_timeout: float) -> None:
-    """Give the connection the scripts' search path. A pooler would give it to the next client."""
-    if worker.pooled:
+def require_direct(database: Database) -> None:
+    """Refuse a pooler: it would give what is set on the connection to its next client, or no second connection."""
+    if database.pooled:
         raise PrismaError(
             "Nothing was changed, because the URL goes through a connection pooler, and a statement outside a "
             "transaction needs a connection of its own. Give the database's direct URL (Prisma's directUrl).",
             code="pooler",
         )
+
+
+def prepare(worker: Database, place: Place, statement_timeout: float) -> None:
+    """Give the connection the scripts' search path."""
     if place.search_path:
         worker.run(f"SET search_path = {names.quote(place.search_path)}")
     # A lock timeout would leave an invalid index behind; who holds it up is watched for instead.

@@ -125,7 +125,6 @@ class Transaction:
         fails, and is in the error's fields."""
         if self._options.transaction == "all":
             return self._until_done(plan)
-        steps: list[Step] = []
         done: list[dict[str, Any]] = []
         losses: dict[str, Sequence[Mapping[str, Any]]] = {}
         for step in plan.steps:
@@ -135,7 +134,6 @@ class Transaction:
                 outcome = self._until_done(replace(plan, steps=(step,)))
             except PrismaError as error:
                 raise self._after_some(error, done) from None
-            steps.append(step)
             done.extend(outcome.rolled_back)
             losses.update(outcome.plan.losses)
         return Outcome(replace(plan, losses=losses), tuple(done))
@@ -146,7 +144,8 @@ class Transaction:
         fields = dict(error.fields)
         if self._kept:
             # These are not undone with the rest.
-            text = text.replace("Nothing was changed", f"Nothing was recorded, and this stays ({self._kept_text()})", 1)
+            kept = "; ".join(self._kept)
+            text = text.replace("Nothing was changed", f"Nothing was recorded, and this stays ({kept})", 1)
             fields["changed"] = True
         if done:
             names = ", ".join(str(each["name"]) for each in done)
@@ -156,9 +155,6 @@ class Transaction:
         if self._kept or done:
             text += " Run this again to go on from there."
         return PrismaError(text, **fields)
-
-    def _kept_text(self) -> str:
-        return "; ".join(self._kept)
 
     def _until_done(self, plan: Plan) -> Outcome:
         """Run the steps in one transaction, again from the start when a lock was not to be had."""
@@ -195,14 +191,15 @@ class Transaction:
         """What ``prisma migrate resolve --applied`` does, also where Prisma refuses it (P3008) after a rollback."""
         try:
             self._begin()
+            table = self._place.table_beside_parameters
             for name, checksum in names_and_checksums:
                 self.database.execute(
-                    f"UPDATE {self._place.table} SET rolled_back_at = pg_catalog.clock_timestamp() "
+                    f"UPDATE {table} SET rolled_back_at = pg_catalog.clock_timestamp() "
                     "WHERE migration_name = %s AND finished_at IS NULL AND rolled_back_at IS NULL",
                     [name],
                 )
                 self.database.execute(
-                    f"INSERT INTO {self._place.table} (id, checksum, finished_at, migration_name, logs, started_at, "
+                    f"INSERT INTO {table} (id, checksum, finished_at, migration_name, logs, started_at, "
                     "applied_steps_count) SELECT %s, %s, t, %s, '', t, 0 FROM (SELECT pg_catalog.clock_timestamp() "
                     "AS t) AS now",
                     [str(uuid.uuid4()), checksum, name],
@@ -232,7 +229,7 @@ class Transaction:
             # A new transaction per try: one that blocked would hold a snapshot, on which CREATE INDEX CONCURRENTLY
             # waits.
             self.database.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-            if self.database.value(f"SELECT pg_catalog.pg_try_advisory_xact_lock({reading.LOCK})"):
+            if reading.try_lock(self.database):
                 return
             holders = reading.lock_holders(self.database)
             self.database.run("ROLLBACK")
@@ -421,9 +418,10 @@ class Transaction:
         left = [row for row in reading.read_rows(self.database, self._place) if row.id in ids and row.live]
         if left:
             condition = "WHERE id = ANY(%s) AND rolled_back_at IS NULL RETURNING id"
-            verb = f"UPDATE {self._place.table} SET rolled_back_at = pg_catalog.clock_timestamp()"
+            table = self._place.table_beside_parameters
+            verb = f"UPDATE {table} SET rolled_back_at = pg_catalog.clock_timestamp()"
             if self._options.record == "delete":
-                verb = f"DELETE FROM {self._place.table}"
+                verb = f"DELETE FROM {table}"
             written = self.database.execute(f"{verb} {condition}", [[row.id for row in left]])
             if len(written) != len(left):
                 raise PrismaError(

@@ -99,7 +99,7 @@ options:
   client_container:
     description:
       - A container that has them, such as that of the database itself. They are then run there by C(docker exec), and
-        the dump comes to the host.
+        the dump comes to the host. The URL's address has to lead to the database from there too.
     type: str
     default: ''
 attributes:

@@ -316,6 +316,7 @@ from ansible_collections.connectin.rollback.plugins.module_utils import (
 )
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_database as reading
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_history as history
+from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_outside as outside
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_plan as planning
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_rollback as rollback
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
@@ -440,6 +441,8 @@ class Run:
         plan = planning.make(
             self.migrations, going, params["failed"], params["checksum"], params["path"], params["transaction"]
         )
+        if any(step.outside for step in plan.steps):
+            outside.require_direct(self.database)
         self.warn(plan.warnings)
         result["plan"] = plan.as_list()
         plan = planning.Plan(plan.steps, plan.warnings, rollback.losses_of(self.database, self.place, plan.steps))

@@ -257,7 +257,9 @@ lock:
       description: Whether somebody has it.
       type: bool
     holders:
-      description: Who, with pid, application_name, client_addr, state, user and since.
+      description: >-
+        Who, with pid, application_name, client_addr, state, user and since; C(shared) is true where a pooler gave this
+        module the same connection.
       type: list
       elements: dict
 backup:

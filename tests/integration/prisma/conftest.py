@@ -69,12 +69,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def folder_of_the_server(prefix: str = "prisma-test-") -> Path:
-    """A new folder that belongs to the server's user. Its path is short enough for a socket."""
+@contextlib.contextmanager
+def folder_of_the_server(prefix: str = "prisma-test-"):
+    """A folder that belongs to the server's user, until the end of the block. Its path is short enough for a socket."""
     home = Path(tempfile.mkdtemp(prefix=prefix))
     if os.geteuid() == 0:
         shutil.chown(home, "postgres")
-    return home
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -103,30 +107,29 @@ def programs(request):
         yield initdb.parent
         return
     # The server's user may not be allowed to look into the checkout.
-    home = folder_of_the_server("postgresql-")
-    shutil.copytree(initdb.parents[1], home / "native", symlinks=True)
-    yield home / "native" / "bin"
-    shutil.rmtree(home, ignore_errors=True)
+    with folder_of_the_server("postgresql-") as home:
+        shutil.copytree(initdb.parents[1], home / "native", symlinks=True)
+        yield home / "native" / "bin"
 
 
 @pytest.fixture(scope="session")
 def cluster(programs):
-    home, port = folder_of_the_server(), free_port()
-    data = home / "data"
-    initdb = as_server(str(programs / "initdb"), "-A", "trust", "-U", "postgres", "-N", "-D", str(data))
-    subprocess.run(initdb, check=True, capture_output=True, cwd=home)
-    with running(programs, home, port):
+    port = free_port()
+    with folder_of_the_server() as home:
+        data = home / "data"
+        initdb = as_server(str(programs / "initdb"), "-A", "trust", "-U", "postgres", "-N", "-D", str(data))
+        subprocess.run(initdb, check=True, capture_output=True, cwd=home)
         # Passwords are asked for over TCP, so that the tests see what a wrong one does.
         (data / "pg_hba.conf").write_text(
             "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
         )
-        connect = f"host={home} port={port} user=postgres"
-        with psycopg.connect(f"{connect} dbname=postgres", autocommit=True) as admin:
-            admin.execute(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")
-            admin.execute("SELECT pg_reload_conf()")
-            admin.execute(f"CREATE DATABASE {DATABASE} OWNER app")
-        yield home, port
-    shutil.rmtree(home, ignore_errors=True)
+        with running(programs, home, port):
+            with psycopg.connect(
+                host=str(home), port=port, user="postgres", dbname="postgres", autocommit=True
+            ) as admin:
+                admin.execute(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")
+                admin.execute(f"CREATE DATABASE {DATABASE} OWNER app")
+            yield home, port
 
 
 class Stack:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 
 import psycopg
@@ -38,28 +37,28 @@ class Pool:
 @pytest.fixture
 def pool(three):  # noqa: F811
     if not os.path.exists(PGBOUNCER):
-        pytest.exit("PgBouncer is not here: run scripts/needs-database", returncode=2)
-    home, pool = folder_of_the_server("pgbouncer-"), Pool(three, free_port())
+        pytest.fail("PgBouncer is not here: run scripts/needs-database", pytrace=False)
+    pool = Pool(three, free_port())
     # PgBouncer logs in with what its client proved the password with.
     ((secret,),) = three.connect().execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'").fetchall()
     three.close()
-    (home / "users").write_text(f'"app" "{secret}"\n')
-    (home / "settings").write_text(
-        f"[databases]\n{DATABASE} = host=127.0.0.1 port={three.port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {pool.port}\nunix_socket_dir =\n"
-        f"auth_type = scram-sha-256\nauth_file = {home}/users\n"
-        "pool_mode = transaction\ndefault_pool_size = 1\n"
-    )
-    # As PostgreSQL, it refuses to run as root.
-    user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
-    process = subprocess.Popen([PGBOUNCER, "--quiet", str(home / "settings")], cwd=home, **user)
-    try:
-        wait_until(pool.answers)
-        yield pool
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(home, ignore_errors=True)
+    with folder_of_the_server("pgbouncer-") as home:
+        (home / "users").write_text(f'"app" "{secret}"\n')
+        (home / "settings").write_text(
+            f"[databases]\n{DATABASE} = host=127.0.0.1 port={three.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {pool.port}\nunix_socket_dir =\n"
+            f"auth_type = scram-sha-256\nauth_file = {home}/users\n"
+            "pool_mode = transaction\ndefault_pool_size = 1\nquery_wait_timeout = 5\n"
+        )
+        # As PostgreSQL, it refuses to run as root.
+        user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        process = subprocess.Popen([PGBOUNCER, "--quiet", str(home / "settings")], cwd=home, **user)
+        try:
+            wait_until(pool.answers)
+            yield pool
+        finally:
+            process.terminate()
+            process.wait()
 
 
 @pytest.mark.parametrize("more", ["", "&pgbouncer=true"], ids=["plain", "pgbouncer=true"])
@@ -147,3 +146,22 @@ def test_options_in_the_url_are_refused_by_it_and_the_message_says_so(three, poo
     for result in (three.info(database_url=url), three.down(REACTIONS[0], database_url=url)):
         refused(three, result, "Cannot connect", "unsupported startup parameter: options")
     assert three.state() == before
+
+
+def test_a_statement_outside_a_transaction_is_refused_through_it_and_leaves_nothing(three, pool):  # noqa: F811
+    three.sql("CREATE INDEX names ON users (full_name)")
+    three.write(
+        REACTIONS[0], None, "-- rollback: no-transaction\nDROP INDEX CONCURRENTLY names;\nDROP TABLE reactions;"
+    )
+    before = three.state()
+    with pool.connect() as client:
+        seen = client.execute(SEEN, prepare=False).fetchone()
+    # PgBouncer is recognised without a word about it in the URL.
+    for check in (True, False):
+        result = three.down(REACTIONS[0], transaction="each", database_url=pool.url, check=check)
+        refused(three, result, "connection pooler", "direct URL")
+    with pool.connect() as client:
+        assert client.execute(SEEN, prepare=False).fetchone() == seen
+    assert three.state() == before and three.sql("SELECT to_regclass('names')::text") == [("names",)]
+    assert three.down(REACTIONS[0], transaction="each")["changed"]
+    assert three.tables() == ["users"] and three.sql("SELECT to_regclass('names')") == [(None,)]

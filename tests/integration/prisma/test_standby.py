@@ -17,23 +17,23 @@ from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F
 def standby(three, cluster, programs):  # noqa: F811
     """The URL of a hot standby that follows the test's cluster. Its programs lack pg_basebackup in one version."""
     primary, port = cluster
-    home, own_port = folder_of_the_server("standby-"), free_port()
-    admin = three.connect()
-    admin.execute("SELECT pg_backup_start('standby', true)")
-    subprocess.run(as_server("cp", "-a", str(primary / "data"), str(home / "data")), check=True, cwd=home)
-    ((label,),) = admin.execute("SELECT labelfile FROM pg_backup_stop(false)").fetchall()
-    (home / "data" / "postmaster.pid").unlink()
-    for name, text in {
-        "backup_label": label,
-        "standby.signal": "",
-        "postgresql.auto.conf": f"primary_conninfo = 'host={primary} port={port} user=postgres'\n",
-    }.items():
-        (home / "data" / name).write_text(text)
-        if os.geteuid() == 0:
-            shutil.chown(home / "data" / name, "postgres")
-    with running(programs, home, own_port):
-        yield three.url.replace(f":{port}/", f":{own_port}/")
-    shutil.rmtree(home, ignore_errors=True)
+    own_port = free_port()
+    with folder_of_the_server("standby-") as home:
+        admin = three.connect()
+        admin.execute("SELECT pg_backup_start('standby', true)")
+        subprocess.run(as_server("cp", "-a", str(primary / "data"), str(home / "data")), check=True, cwd=home)
+        ((label,),) = admin.execute("SELECT labelfile FROM pg_backup_stop(false)").fetchall()
+        (home / "data" / "postmaster.pid").unlink()
+        for name, text in {
+            "backup_label": label,
+            "standby.signal": "",
+            "postgresql.auto.conf": f"primary_conninfo = 'host={primary} port={port} user=postgres'\n",
+        }.items():
+            (home / "data" / name).write_text(text)
+            if os.geteuid() == 0:
+                shutil.chown(home / "data" / name, "postgres")
+        with running(programs, home, own_port):
+            yield three.url.replace(f":{port}/", f":{own_port}/")
 
 
 def test_a_standby_is_read_and_refused_for_everything_that_writes(three, standby):  # noqa: F811
