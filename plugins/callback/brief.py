@@ -24,6 +24,8 @@ from ansible.plugins.callback.default import CallbackModule as Default
 
 # What a failed module says is told again, whole, in the outcome or at -v.
 MESSAGE_LINES = 3
+# Seconds between two words about a task that runs by itself.
+POLL_SECONDS = 15
 
 # Actions that neither touch a host nor take time.
 CONTROLLER_ONLY = frozenset(
@@ -47,6 +49,8 @@ class CallbackModule(Default):
         self._began = time.monotonic()
         self._said = None
         self._waiting = ""
+        # When each task that runs by itself was first seen, and when that was last said.
+        self._jobs = {}
 
     def _quiet(self) -> bool:
         return self._display.verbosity == 0
@@ -122,6 +126,25 @@ class CallbackModule(Default):
         if not self._quiet():
             return super().v2_runner_on_unreachable(result)
         self._text(f"{result.host.get_name()}: unreachable: {result.result.get('msg')}", color="bright red")
+
+    def v2_runner_on_async_poll(self, result):
+        if not self._quiet():
+            return super().v2_runner_on_async_poll(result)
+        # What takes long is not silent for long.
+        job = result.result.get("ansible_job_id")
+        now = time.monotonic()
+        began, said = self._jobs.setdefault(job, (now, now))
+        if now - said >= POLL_SECONDS:
+            self._text(f"{result.host.get_name()}: {result.task.get_name()}: {now - began:.0f} s")
+            self._jobs[job] = (began, now)
+
+    def v2_runner_on_async_ok(self, result):
+        if not self._quiet():
+            super().v2_runner_on_async_ok(result)
+
+    def v2_runner_on_async_failed(self, result):
+        if not self._quiet():
+            super().v2_runner_on_async_failed(result)
 
     def v2_runner_retry(self, result):
         if not self._quiet():

@@ -274,7 +274,6 @@ class Work:
 
     def _restore_all(self, manifest: Manifest, check: bool) -> tuple[bool, dict[str, Any]]:
         client = self.client()
-        history = asking.migrations(self.database, self.place)
         backup.require_consent(
             manifest,
             asking.oid(self.database),
@@ -306,11 +305,6 @@ class Work:
         with programs.use_list(client, env, text) as use_list:
             programs.restore(client.argv("pg_restore", backup.restore_arguments(connection, use_list)), env, path)
         self._prove(manifest, found)
-        if history != list(manifest.migrations):
-            found["left"].append(
-                f"the database is at the migrations of {manifest.release_from or 'the release before the rollback'} "
-                "again: start that release, or take it down again"
-            )
         return True, found
 
     def _locked(self) -> PrismaError:

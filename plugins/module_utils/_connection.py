@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -107,6 +108,23 @@ def _with_roots(params: Mapping[str, str], libpq_version: int) -> dict[str, str]
     )
 
 
+class _Notices:
+    """What psycopg2 appends notices to."""
+
+    def __init__(self) -> None:
+        self._kept: list[str] = []
+
+    def append(self, notice: str) -> None:
+        self._kept.append(notice)
+
+    def taken(self) -> list[str]:
+        taken, self._kept = self._kept, []
+        return taken
+
+
+_QUOTED = re.compile(r'"([^"]*)"')
+
+
 class Database:
     """An open connection. Rows come back as dictionaries; notices pile up in ``notices`` until they are taken."""
 
@@ -133,6 +151,9 @@ class Database:
                 code="database_unreachable",
             ) from None
         self._raw.autocommit = True
+        if self._major == 2:
+            # A plain list would keep the last fifty only.
+            self._raw.notices = _Notices()
         if self._major == 3:
             # PgBouncer in transaction mode would not find a prepared statement again.
             self._raw.prepare_threshold = None
@@ -160,30 +181,38 @@ class Database:
         """Inside a transaction that has not failed."""
         return int(self._raw.info.transaction_status) == 2
 
-    def execute(self, sql: str, params: Sequence[Any] | None = None) -> list[dict[str, Any]]:
-        """Run one statement; with ``params`` its placeholders are ``%s``, without them ``%`` is itself."""
-        cursor = self._raw.cursor()
+    def execute(self, sql: str, params: Sequence[Any] | None = None, single: bool = False) -> list[dict[str, Any]]:
+        """Run one statement; with ``params`` its placeholders are ``%s``, without them ``%`` is itself.
+
+        ``single`` has the server refuse more than one statement, where the driver can ask for that (psycopg 3).
+        """
+        cursor = self._sent(sql, params, single)
         try:
-            cursor.execute(sql, params)
             if cursor.description is None:
                 return []
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row)) for row in cursor.fetchall()]
         except self._module.Error as error:
-            raise self._translate(error) from None
+            raise self._translate(error, sql) from None
         finally:
             cursor.close()
 
-    def run(self, sql: str) -> str:
+    def run(self, sql: str, single: bool = False) -> str:
         """Run one statement for its effect, whatever it returns; gives PostgreSQL's command tag."""
-        cursor = self._raw.cursor()
+        cursor = self._sent(sql, None, single)
+        tag = cursor.statusmessage or ""
+        cursor.close()
+        return tag
+
+    def _sent(self, sql: str, params: Sequence[Any] | None, single: bool) -> Any:
         try:
-            cursor.execute(sql)
-            return cursor.statusmessage or ""
+            cursor = self._raw.cursor()
+            # Only the extended protocol takes a single statement, and psycopg 3 uses it for binary results.
+            extra = {"binary": True} if single and self._major == 3 else {}
+            cursor.execute(sql, params, **extra)
+            return cursor
         except self._module.Error as error:
-            raise self._translate(error) from None
-        finally:
-            cursor.close()
+            raise self._translate(error, sql) from None
 
     def value(self, sql: str, params: Sequence[Any] | None = None) -> Any:
         """The first column of the first row."""
@@ -201,8 +230,7 @@ class Database:
     def take_notices(self) -> list[str]:
         """The server's notices and warnings since the last call, such as what a CASCADE took."""
         if self._major == 2:
-            self._pending.extend(" ".join(notice.split()) for notice in self._raw.notices)
-            del self._raw.notices[:]
+            self._pending.extend(" ".join(notice.split()) for notice in self._raw.notices.taken())
         taken, self._pending = self._pending, []
         return taken
 
@@ -219,7 +247,7 @@ class Database:
             text = text.replace(secret, "********")
         return text
 
-    def _translate(self, error: Any) -> DatabaseError:
+    def _translate(self, error: Any, sql: str) -> DatabaseError:
         diag = getattr(error, "diag", None)
         sqlstate = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
         detail = getattr(diag, "message_detail", None) or ""
@@ -227,8 +255,13 @@ class Database:
         if sqlstate[:2] in ("22", "23") and detail:
             detail = "withheld, because it quotes the row; PostgreSQL's own log has it"
         position = getattr(diag, "statement_position", None)
+        message = self._mask(getattr(diag, "message_primary", None) or str(error))
+        if sqlstate[:2] in ("22", "42"):
+            # What the statement does not say itself is a value of a row.
+            known = sql.lower()
+            message = _QUOTED.sub(lambda found: found[0] if found[1].lower() in known else '"..."', message)
         return DatabaseError(
-            self._mask(getattr(diag, "message_primary", None) or str(error)),
+            message,
             sqlstate=sqlstate,
             detail=self._mask(detail),
             hint=self._mask(getattr(diag, "message_hint", None) or ""),

@@ -281,6 +281,9 @@ def _numbers(database: Database, place: Place, losses: Sequence[Loss]) -> dict[L
         if error.lost:
             raise
         for loss in there:
+            if time.monotonic() >= deadline:
+                numbers[loss] = (None, f"counting took more than {COUNT_SECONDS:g} s")
+                continue
             try:
                 numbers[loss] = (_counted(database, place, [loss], deadline)[loss], "")
             except DatabaseError as single:
@@ -316,6 +319,42 @@ def _counted(database: Database, place: Place, losses: Sequence[Loss], deadline:
     with _undone(database, place, max(1.0, deadline - time.monotonic())):
         rows = database.execute("SELECT at, number FROM (" + " UNION ALL ".join(queries) + ") AS counted")
     return {losses[row["at"]]: row["number"] for row in rows}
+
+
+def family(database: Database, place: Place, relations: Sequence[names.Relation]) -> dict[names.Relation, list[int]]:
+    """The oids of tables by the names that scripts give them, each with its partitions and other children."""
+    if not relations:
+        return {}
+    with _undone(database, place):
+        rows = database.execute(
+            "WITH RECURSIVE tree (n, oid) AS (SELECT n, to_regclass(relation)::oid FROM unnest(%s::text[]) WITH "
+            "ORDINALITY AS asked (relation, n) WHERE to_regclass(relation) IS NOT NULL UNION SELECT tree.n, i.inhrelid "
+            "FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid) "
+            "SELECT n::int, oid::bigint AS oid FROM tree",
+            [[names.qualified(relation) for relation in relations]],
+        )
+    found: dict[names.Relation, list[int]] = {}
+    for row in rows:
+        found.setdefault(relations[row["n"] - 1], []).append(row["oid"])
+    return found
+
+
+def shape(database: Database, place: Place) -> dict[str, Any] | None:
+    """What decides what a write to the history does: the table itself, its triggers, rules and policies."""
+    found = database.execute(
+        "SELECT c.oid::bigint AS oid, c.relkind::text, c.relrowsecurity, c.relforcerowsecurity, "
+        "ARRAY(SELECT t.oid::bigint FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid ORDER BY 1) AS triggers, "
+        "ARRAY(SELECT t.tgenabled::text FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid ORDER BY t.oid) "
+        "AS enabled, "
+        "ARRAY(SELECT r.oid::bigint FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid ORDER BY 1) AS rules, "
+        "ARRAY(SELECT p.oid::bigint FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid ORDER BY 1) AS policies, "
+        "ARRAY(SELECT a.attname::text || ' ' || a.atttypid FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid "
+        "AND a.attnum > 0 ORDER BY a.attnum) AS columns "
+        "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.relname = %s AND n.nspname = %s",
+        [TABLE, place.schema],
+    )
+    return found[0] if found else None
 
 
 def _children(database: Database, place: Place, losses: Sequence[Loss]) -> dict[names.Relation, list[str]]:

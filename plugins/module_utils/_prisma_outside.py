@@ -8,11 +8,13 @@ The catalog says what is done: nothing is kept beside the database that could be
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 from ansible_collections.connectin.rollback.plugins.module_utils import _sql_names as names
 from ansible_collections.connectin.rollback.plugins.module_utils import _sql_outside
 from ansible_collections.connectin.rollback.plugins.module_utils._connection import Database, DatabaseError
-from ansible_collections.connectin.rollback.plugins.module_utils._prisma_database import LOCK, Place
+from ansible_collections.connectin.rollback.plugins.module_utils._prisma_database import LOCK, Place, session_text
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
 from ansible_collections.connectin.rollback.plugins.module_utils._sql_outside import COPY, Outside
 
@@ -35,6 +37,7 @@ def prepare(worker: Database, place: Place, statement_timeout: float) -> None:
     if place.search_path:
         worker.run(f"SET search_path = {names.quote(place.search_path)}")
     # A lock timeout would leave an invalid index behind; who holds it up is watched for instead.
+    worker.run("SET standard_conforming_strings = on")
     worker.run("SET lock_timeout = 0")
     worker.run(f"SET statement_timeout = {int(statement_timeout * 1000)}")
 
@@ -91,25 +94,31 @@ def _after_the_table(definition: str) -> tuple[bool, str]:
     return head.startswith("CREATE UNIQUE"), rest
 
 
-def run(worker: Database, keeper: Database, sql: str) -> None:
+def run(worker: Database, keeper: Database, sql: str, patience: float) -> None:
     """Run the statement, watched over the connection that keeps the locks.
 
-    A deploy that queues for Prisma's lock holds a snapshot, for which the statement would wait without end.
+    A deploy that queues for Prisma's lock holds a snapshot, for which the statement would wait without end; any other
+    session holds it up for ``patience`` seconds at most.
     """
     pid = int(worker.value("SELECT pg_catalog.pg_backend_pid()"))
     over = threading.Event()
-    in_the_way: list[int] = []
+    reasons: list[str] = []
 
     def watch() -> None:
+        held_up = 0.0
         while not over.wait(WATCH):
             try:
-                found = keeper.execute(
-                    "SELECT pid FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = 0 "
-                    f"AND objid = {LOCK} AND objsubid = 1 AND pid = ANY(pg_catalog.pg_blocking_pids(%s))",
-                    [pid],
-                )
-                if found:
-                    in_the_way.extend(row["pid"] for row in found)
+                found = _in_the_way(keeper, pid)
+                queued = [session for session in found if session["queued"]]
+                held_up = held_up + WATCH if found else 0.0
+                if queued:
+                    reasons.append(
+                        f"{_told(queued)} waits for Prisma's lock, and the statement would wait for it: stop that "
+                        "deploy"
+                    )
+                elif held_up >= patience:
+                    reasons.append(f"{_told(found)} held it up for {held_up:g} s: end that session")
+                if reasons:
                     keeper.execute("SELECT pg_catalog.pg_cancel_backend(%s)", [pid])
                     return
             except DatabaseError:
@@ -123,12 +132,25 @@ def run(worker: Database, keeper: Database, sql: str) -> None:
     except DatabaseError as error:
         over.set()
         watcher.join()
-        if in_the_way:
-            error.hint = (
-                f"pid {', '.join(map(str, in_the_way))} waits for Prisma's lock, and the statement would wait for it: "
-                "stop that deploy"
-            )
+        if reasons:
+            error.hint = reasons[0]
         raise
     finally:
         over.set()
         watcher.join()
+
+
+def _in_the_way(keeper: Database, pid: int) -> list[dict[str, Any]]:
+    """The sessions for which a backend waits, and whether each queues for Prisma's lock itself."""
+    return keeper.execute(
+        "SELECT a.pid, COALESCE(a.application_name, '') AS application_name, COALESCE(host(a.client_addr), '') AS "
+        "client_addr, COALESCE(a.state, '') AS state, COALESCE(a.usename, '')::text AS user, EXISTS (SELECT FROM "
+        "pg_catalog.pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND NOT l.granted AND l.classid = 0 "
+        f"AND l.objid = {LOCK} AND l.objsubid = 1) AS queued FROM pg_catalog.pg_stat_activity a "
+        "WHERE a.pid = ANY(pg_catalog.pg_blocking_pids(%s)) ORDER BY a.pid",
+        [pid],
+    )
+
+
+def _told(found: Sequence[dict[str, Any]]) -> str:
+    return "; ".join(map(session_text, found))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_database as reading
+from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_measure as measure
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_outside as outside
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_plan as planning
 from ansible_collections.connectin.rollback.plugins.module_utils import _sql_loss, _sql_names, _sql_script
@@ -117,6 +118,11 @@ class Transaction:
         self._clock = clock
         self._connect = connect
         self.warnings: list[str] = []
+        # What reading each script says, and what else it did.
+        self._read = measure.NOTHING
+        self._surprises: dict[str, list[dict[str, Any]]] = {}
+        self._tables: dict[int, measure.Table] = {}
+        self._shape: dict[str, Any] | None = None
         # What took effect outside the transaction of the script under way, and stays.
         self._kept: list[str] = []
 
@@ -249,6 +255,10 @@ class Transaction:
         self.database.run("RESET SESSION AUTHORIZATION")
         self.database.run("RESET ROLE")
         self.database.run("RESET ALL")
+        # A role may have another default, by which scripts would be read otherwise than they were checked.
+        self.database.run("SET LOCAL standard_conforming_strings = on")
+        # Row security would hide a row of the history instead of failing.
+        self.database.run("SET LOCAL row_security = off")
         self.database.run(f"SET LOCAL lock_timeout = {int(self._options.lock_timeout * 1000)}")
         self.database.run(f"SET LOCAL statement_timeout = {int(self._options.statement_timeout * 1000)}")
         reading.set_search_path(self.database, self._place)
@@ -264,18 +274,55 @@ class Transaction:
             if step.outside:
                 self._outside(step)
         plan = self._counted_again(plan)
+        self._shape = reading.shape(self.database, self._place)
+        self._tables = measure.tables(self.database, self._place)
         xid = self._xid()
         done = [self._step(step, xid) for step in plan.steps]
+        plan = self._with_surprises(plan)
         waiters = reading.lock_waiters(self.database)
         if waiters:
             self._warn(
                 f"pid {', '.join(map(str, waiters))} waits for Prisma's lock: a deploy that may apply these "
                 "migrations again now"
             )
+        # What is deferred happens now, and then the history has to be what it is to be.
+        self.database.run("SET CONSTRAINTS ALL IMMEDIATE")
         rows = reading.read_rows(self.database, self._place)
+        self._require_as_planned(plan, rows)
         self._commit(xid)
         self._rows = rows
         return Outcome(plan, tuple(done))
+
+    def _with_surprises(self, plan: Plan) -> Plan:
+        """The plan with what was lost and no statement says, which needs consent as well."""
+        surprises = {name: entries for name, entries in self._surprises.items() if entries}
+        if surprises:
+            going = [step.name for step in plan.steps]
+            losses = {name: [*plan.losses.get(name, ()), *surprises.get(name, ())] for name in going}
+            plan = replace(plan, losses=losses)
+            planning.require_consent(plan, self._options.target, self._options.confirm_data_loss)
+        return plan
+
+    def _require_as_planned(self, plan: Plan, rows: Sequence[Row]) -> None:
+        """Every row that goes is marked or deleted, and every other one is what it was."""
+        now = {row.id: row for row in rows}
+        going = {identity: step.name for step in plan.steps for identity in step.ids}
+        wrong = ""
+        for row in self._rows:
+            left = now.pop(row.id, None)
+            if row.id in going:
+                right = left is None or not left.live and replace(left, rolled_back_at=row.rolled_back_at) == row
+            else:
+                right = left == row
+            if not right:
+                wrong = going.get(row.id, row.migration_name)
+        if wrong or now or reading.shape(self.database, self._place) != self._shape:
+            name = wrong or plan.steps[-1].name
+            raise PrismaError(
+                f"Nothing was changed, because the rows of {name} in {reading.TABLE} are not what was recorded: a "
+                "trigger or rule on that table interferes.",
+                failed_migration=name,
+            )
 
     def _warn(self, text: str) -> None:
         # A transaction that is tried again warns once.
@@ -297,10 +344,11 @@ class Transaction:
                     if outside.is_done(worker, what):
                         self._warn(f"{line}: its effect was there already, so it did not run (again)")
                         continue
-                    outside.run(worker, self.database, statement.text)
+                    # Also where it fails or its answer is lost, it may have done something that stays.
+                    self._kept.append(line)
+                    outside.run(worker, self.database, statement.text, self._options.lock_wait)
                 except DatabaseError as error:
                     raise _located(error, step, statement) from None
-                self._kept.append(line)
         finally:
             worker.close()
 
@@ -310,6 +358,9 @@ class Transaction:
         found = [(step, _read(reader, step)) for step in plan.steps]
         for loss in (each for _step, losses in found for each in losses):
             self._lock_table(loss)
+        self._surprises = {}
+        every = [loss for _step, losses in found for loss in losses]
+        self._read = measure.expected(self.database, self._place, every, reader.updated, reader.altered)
         counted = reading.count(self.database, self._place, {step.name: losses for step, losses in found})
         plan = replace(plan, losses=counted)
         planning.require_consent(plan, self._options.target, self._options.confirm_data_loss)
@@ -332,10 +383,11 @@ class Transaction:
         self.database.take_notices()
         for statement in step.statements:
             try:
-                self.database.run(statement.text)
+                self.database.run(statement.text, single=True)
             except DatabaseError as error:
                 raise _located(error, step, statement) from None
-            if not self.database.in_transaction or self._xid_now() != xid:
+            xid_now, reads_alike = self._state() if self.database.in_transaction else (None, True)
+            if xid_now != xid:
                 raise PrismaError(
                     f"{step.name}: {step.script.path}, line {statement.line}, ended the transaction that was to undo "
                     f"everything "
@@ -344,13 +396,19 @@ class Transaction:
                     failed_migration=step.name,
                     file=step.script.path,
                     line=statement.line,
+                    changed=True,
                 )
-        if step.statements and step.script:
-            try:
-                # What is deferred to the commit would fail there, without a word about which script it was.
-                self.database.run("SET CONSTRAINTS ALL IMMEDIATE")
-            except DatabaseError as error:
-                raise _located(error, step, None) from None
+            if not reads_alike:
+                raise PrismaError(
+                    f"Nothing was changed, because {step.script.path}, line {statement.line}, sets "
+                    "standard_conforming_strings or client_encoding, by which the rest of it would be read as another "
+                    "script than the one that was checked. Take that out.",
+                    failed_migration=step.name,
+                    file=step.script.path,
+                    line=statement.line,
+                )
+        if step.statements:
+            self._settle(step)
         self._assert_settings()
         by_script = self._record(step, before)
         if step.verify is not None:
@@ -371,7 +429,7 @@ class Transaction:
         self.database.run("SET LOCAL transaction_read_only = on")
         for statement in verify.statements:
             try:
-                rows = self.database.execute(statement.text)
+                rows = self.database.execute(statement.text, single=True)
             except DatabaseError as error:
                 raise _located(error, step, statement, verify) from None
             for row in rows:
@@ -389,10 +447,37 @@ class Transaction:
         self.database.run("RELEASE SAVEPOINT connectin_verify")
         self._assert_settings()
 
-    def _xid_now(self) -> int | None:
-        """The transaction's id, asked after every statement."""
-        found = self.database.value("SELECT pg_catalog.txid_current_if_assigned()")
-        return None if found is None else int(found)
+    def _settle(self, step: Step) -> None:
+        """End what a script may have left for later, and see what it did besides what it says."""
+        try:
+            # What is deferred to the commit would fail there, without a word about which script it was.
+            self.database.run("SET CONSTRAINTS ALL IMMEDIATE")
+        except DatabaseError as error:
+            raise _located(error, step, None) from None
+        # A cursor that is held is read to its end by the commit, with all that its functions do.
+        self.database.run("CLOSE ALL")
+        self._assert_settings()
+        # The next script means the table and not a temporary one of this one.
+        self.database.run("DISCARD TEMP")
+        if reading.shape(self.database, self._place) != self._shape:
+            raise PrismaError(
+                f"Nothing was changed, because {step.script.path} changes the table {reading.TABLE} itself, its "
+                f"triggers, rules or policies, so that {step.name} could not be recorded safely. Take that out.",
+                failed_migration=step.name,
+                file=step.script.path,
+            )
+        tables = measure.tables(self.database, self._place)
+        self._surprises[step.name] = measure.surprises(self._tables, tables, self._read)
+        self._tables = tables
+
+    def _state(self) -> tuple[int | None, bool]:
+        """After a statement: the transaction's id, and whether the next one will be read as it was checked."""
+        row = self.database.execute(
+            "SELECT pg_catalog.txid_current_if_assigned() AS xid, "
+            "pg_catalog.current_setting('standard_conforming_strings') = 'on' "
+            "AND pg_catalog.current_setting('client_encoding') = 'UTF8' AS alike"
+        )[0]
+        return (None if row["xid"] is None else int(row["xid"])), bool(row["alike"])
 
     def _record(self, step: Step, before: Sequence[Row]) -> bool:
         """Mark or delete the rows of the migration. True if the script had done so; it may touch no other row."""

@@ -276,7 +276,7 @@ def restore_command(backup_id: str) -> str:
 def backup_list(readings: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return every backup with the ``host`` that has it, newest first, from database_backup_info of every host."""
     found = [{**entry, "host": host} for host, reading in readings.items() for entry in (reading.get("backups") or ())]
-    return sorted(found, key=lambda entry: entry["id"], reverse=True)
+    return sorted(found, key=lambda entry: (entry["at"], entry["id"]), reverse=True)
 
 
 def backup_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -312,7 +312,11 @@ def restore_lines(result: Mapping[str, Any], predicted: bool = False) -> list[st
     else:
         lines = [f"{did} what the rollback lost, from the backup {backup['id']}:"]
     lines += [f"  {name}: {number}" for name, number in result["restored"].items()] or ["  nothing"]
-    return lines + [f"  not: {text}" for text in result["left"]]
+    lines += [f"  not: {text}" for text in result["left"]]
+    if backup["kind"] == FULL and not predicted:
+        release = backup["release_from"] or "the release that was left"
+        lines.append(f"next: start {release}, whose schema the database has again")
+    return lines
 
 
 def report(result: Mapping[str, Any], plan: Mapping[str, Any], who: str, why: str, finished: str) -> str:

@@ -167,6 +167,9 @@ class Reader:
         self._enums: set[str] = set()
         self._written: set[Relation] = set()
         self._path_changed = False
+        # Tables that a statement updates by name, and that one alters, as they are called before the rollback.
+        self.updated: set[Relation] = set()
+        self.altered: set[Relation] = set()
 
     def read(self, tree: Iterable[Any]) -> list[Loss]:
         """The losses of one script."""
@@ -213,14 +216,23 @@ class Reader:
         return []
 
     def _read_CreateStmt(self, node: Any) -> list[Loss]:
-        if not node.if_not_exists:
-            self._tables[self._key(names.of_range(node.relation))] = None
+        self._makes(node.relation, node.if_not_exists)
         return []
 
     def _read_CreateTableAsStmt(self, node: Any) -> list[Loss]:
-        if not node.if_not_exists:
-            self._tables[self._key(names.of_range(node.into.rel))] = None
+        self._makes(node.into.rel, node.if_not_exists)
         return self._embedded(node.query)
+
+    def _makes(self, relation: Any, if_not_exists: bool) -> None:
+        """A table that is new here. A temporary one hides nothing: what is done to its name counts as done to the real
+        table of that name."""
+        if not if_not_exists and relation.relpersistence != "t" and relation.schemaname != "pg_temp":
+            self._tables[self._key(names.of_range(relation))] = None
+
+    def _changes(self, known: set[Relation], table: Relation) -> None:
+        original = self._original(table)
+        if original is not None:
+            known.add(original)
 
     def _read_CreateEnumStmt(self, node: Any) -> list[Loss]:
         self._enums.add(node.typeName[-1].sval)
@@ -288,6 +300,7 @@ class Reader:
         if node.objtype.name not in ("OBJECT_TABLE", "OBJECT_TYPE"):
             return []
         found: list[Loss] = []
+        self._changes(self.altered, table)
         for command in node.cmds:
             kind = command.subtype.name
             column = command.name or ""
@@ -338,6 +351,7 @@ class Reader:
     def _read_UpdateStmt(self, node: Any) -> list[Loss]:
         table = names.of_range(node.relation)
         columns = [target.name for target in node.targetList]
+        self._changes(self.updated, table)
         found: list[Loss] = []
         if not all(self._made(table, column) for column in columns):
             text = f"overwrites {', '.join(columns)} of {names.shown(table)}"
@@ -364,12 +378,13 @@ class Reader:
         self._written.add(self._key(table))
         found = self._embedded(node)
         if node.onConflictClause is not None and node.onConflictClause.action.name == "ONCONFLICT_UPDATE":
+            self._changes(self.updated, table)
             found.extend(self._loss("update", table, f"overwrites rows of {names.shown(table)}", countable=False))
         return found
 
     def _read_SelectStmt(self, node: Any) -> list[Loss]:
         if node.intoClause is not None:
-            self._tables[self._key(names.of_range(node.intoClause.rel))] = None
+            self._makes(node.intoClause.rel, False)
         return self._embedded(node)
 
     def _embedded(self, node: Any) -> list[Loss]:

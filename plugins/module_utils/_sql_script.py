@@ -74,6 +74,11 @@ _WORD = re.compile(r"[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*")
 _NUMBER = re.compile(r"\d[\w.]*")
 _DOLLAR = re.compile(r"\$(?:[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*)?\$")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
+# PostgreSQL's own spaces: Python knows more.
+_SPACES = " \t\n\r\f\v"
+_LINE_END = re.compile(r"[\r\n]")
+# A string goes on in the next line, by the rules of its beginning.
+_GOES_ON = re.compile(r"(?:[ \t\f\v]|--[^\r\n]*)*[\r\n](?:[ \t\n\r\f\v]|--[^\r\n]*[\r\n])*'")
 _DIRECTIVE = re.compile(r"^--\s*rollback\s*:\s*(.*?)\s*$", re.IGNORECASE)
 
 
@@ -250,12 +255,12 @@ def _lex(text: str) -> _Lexed:
 
     while position < length:
         character = text[position]
-        if character.isspace():
+        if character in _SPACES:
             position += 1
             continue
         if text.startswith("--", position):
-            end = text.find("\n", position)
-            end = length if end < 0 else end
+            line_end = _LINE_END.search(text, position)
+            end = line_end.start() if line_end else length
             comments.append(text[position:end].rstrip())
             position = end
             continue
@@ -329,6 +334,8 @@ def _end_of_string(text: str, start: int, escapes: bool) -> int:
             position += 1
         elif text.startswith("''", position):
             position += 2
+        elif goes_on := _GOES_ON.match(text, position + 1):
+            position = goes_on.end()
         else:
             return position + 1
     raise _Unterminated("a string", start)

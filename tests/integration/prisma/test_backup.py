@@ -230,8 +230,63 @@ def test_rows_written_since_are_kept_and_what_cannot_go_back_is_named(backups):
 
     assert done["restored"] == {"public.reactions": 1} and done["kept"] == {"public.reactions": 1}
     assert stack.sql("SELECT id, post_id, kind::text FROM reactions ORDER BY id") == [(1, 4, "wow"), (2, 2, "wow")]
+    assert len(done["left"]) == 2
     assert any("the row they refer to is gone" in text for text in done["left"])
     assert any("that one was kept" in text for text in done["left"])
+
+
+@of_distribution
+def test_rows_go_back_over_the_older_driver_too(backups):
+    stack = with_posts(backups, REACTIONS)
+    stack.sql(REACTED)
+    before = stack.sql("SELECT * FROM reactions ORDER BY id")
+    backups.roll_back(REACTIONS[0])
+    backups.deploy(REACTIONS[:2])
+    done = backups.run(state="restored", without=("psycopg",))
+    assert not done.get("failed"), done
+    assert stack.sql("SELECT * FROM reactions ORDER BY id") == before
+
+
+TREE = (
+    "20260102_tree",
+    "CREATE TABLE comments (id int PRIMARY KEY, post_id int REFERENCES posts, parent int REFERENCES comments);"
+    'CREATE TABLE "_LikedBy" ("A" int NOT NULL REFERENCES comments, "B" int NOT NULL REFERENCES posts);'
+    'CREATE UNIQUE INDEX "_LikedBy_AB" ON "_LikedBy" ("A", "B");'
+    "CREATE TABLE notes (text text);",
+    'DROP TABLE "_LikedBy"; DROP TABLE comments; DROP TABLE notes;',
+)
+
+
+@of_distribution
+def test_tables_that_refer_to_each_other_and_to_themselves_come_back_with_a_key_of_any_kind(backups):
+    stack = with_posts(backups, TREE)
+    stack.sql("INSERT INTO comments VALUES (1, 1, 2), (2, 1, NULL), (3, NULL, 1)")
+    stack.sql('INSERT INTO "_LikedBy" VALUES (1, 2), (3, 4)')
+    stack.sql("INSERT INTO notes VALUES ('a'), ('a')")
+    tables = ("comments", "_LikedBy", "notes")
+
+    def rows():
+        return [stack.sql(f'SELECT t::text FROM "{table}" t ORDER BY 1') for table in tables]
+
+    before = rows()
+    backups.roll_back(TREE[0])
+    backups.deploy(TREE[:2])
+    predicted = backups.run(state="restored", check=True)
+    done = backups.run(state="restored")
+    assert not done.get("failed"), done
+    assert (
+        predicted["restored"]
+        == done["restored"]
+        == {
+            "public.comments": 3,
+            "public._LikedBy": 2,
+            "public.notes": 2,
+        }
+    )
+    assert rows() == before
+    again = backups.run(state="restored")
+    assert not again["changed"] and any("no key" in text for text in again["left"])
+    assert rows() == before
 
 
 @of_distribution

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import select
-import socket
 import threading
 
 import psycopg
 import pytest
 
 from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+from .wire import AFTER, BEFORE, Proxy, at_commit
 
 
 def in_background(work):
@@ -182,88 +180,31 @@ def test_a_row_written_after_the_plan_was_counted_needs_consent_too(three):  # n
     assert three.tables() == ["reactions", "users"]
 
 
-class Proxy:
-    """Between the module and PostgreSQL: cuts the line at a COMMIT, before or after PostgreSQL got it.
-
-    Afterwards it lets ``left`` connections through, and then none.
-    """
-
-    def __init__(self, port: int, delivers: bool, left: int = 100) -> None:
-        self._to = ("127.0.0.1", port)
-        self._delivers = delivers
-        self._left = left
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._cut = False
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _address = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._pass, args=(client,), daemon=True).start()
-            if self._cut:
-                self._left -= 1
-                if not self._left:
-                    self._stop()
-                    return
-
-    def _stop(self) -> None:
-        # close() alone would leave the thread that waits in accept() one more connection
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _pass(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._to) as server:
-            while True:
-                for ready in select.select([client, server], [], [])[0]:
-                    data = ready.recv(65536)
-                    if not data:
-                        return
-                    if ready is client and b"COMMIT\0" in data and not self._cut:
-                        self._cut = True
-                        if not self._left:
-                            self._stop()
-                        if self._delivers:
-                            server.sendall(data)
-                            # PostgreSQL's answer says that it is done; the module never hears it.
-                            server.recv(65536)
-                        return
-                    (server if ready is client else client).sendall(data)
-
-
-def through(stack, proxy):
-    return stack.url.replace(f":{stack.port}/", f":{proxy.port}/").replace("?", "?sslmode=disable&")
-
-
 def test_a_commit_whose_answer_was_lost_is_found_committed(three):  # noqa: F811
-    proxy = Proxy(three.port, delivers=True)
-    result = three.down(REACTIONS[0], database_url=through(three, proxy))
+    proxy = Proxy(three.port, at_commit(AFTER))
+    result = three.down(REACTIONS[0], database_url=proxy.url(three.url))
     assert result["changed"] and "says that it committed" in str(result["warnings"]), result
     assert three.live() == [INIT[0], RENAME[0]] == result["applied_after"] and three.tables() == ["users"]
 
 
 def test_a_commit_that_never_arrived_is_found_undone(three):  # noqa: F811
     before = three.state()
-    proxy = Proxy(three.port, delivers=False)
-    result = three.down(REACTIONS[0], database_url=through(three, proxy))
+    proxy = Proxy(three.port, at_commit(BEFORE))
+    result = three.down(REACTIONS[0], database_url=proxy.url(three.url))
     refused(three, result, "did not commit")
     assert result["outcome"] == "aborted" and three.state() == before
 
 
 def test_a_commit_nobody_can_ask_about_is_called_unknown_with_the_query_to_type(three):  # noqa: F811
-    proxy = Proxy(three.port, delivers=True, left=0)
-    result = three.down(REACTIONS[0], database_url=through(three, proxy), lock_wait=0.1)
+    proxy = Proxy(three.port, at_commit(AFTER), left=0)
+    result = three.down(REACTIONS[0], database_url=proxy.url(three.url), lock_wait=0.1)
     assert result["failed"] and result["outcome"] == "unknown" and "SELECT txid_status(" in result["msg"]
     assert result["changed"], "it may be, and the release from before must not be started on it"
 
 
 def test_a_commit_that_is_found_but_cannot_be_read_again_is_a_failure_that_says_it_changed(three):  # noqa: F811
-    proxy = Proxy(three.port, delivers=True, left=1)
-    result = three.down(REACTIONS[0], database_url=through(three, proxy))
+    proxy = Proxy(three.port, at_commit(AFTER), left=1)
+    result = three.down(REACTIONS[0], database_url=proxy.url(three.url))
     assert result["failed"] and result["changed"] and result["outcome"] == "committed", result
     assert three.live() == [INIT[0], RENAME[0]]
 

@@ -232,6 +232,8 @@ def test_no_secret_is_in_output_logs_diffs_process_lists_or_the_record_at_any_ve
                 "ANSIBLE_LOCAL_TEMP": str(home / "local"),
                 "ANSIBLE_REMOTE_TEMP": str(home / "remote"),
                 "ANSIBLE_LOG_PATH": str(home / "log"),
+                # As all versions before ansible-core 2.21 do it.
+                "ANSIBLE_INJECT_INVOCATION": "1",
             },
             capture_output=True,
             text=True,
@@ -253,6 +255,7 @@ def test_no_secret_is_in_output_logs_diffs_process_lists_or_the_record_at_any_ve
         ),
     }
     # What is looked through is the right thing.
+    assert '"invocation": {' in places["the output"]
     assert "Cannot connect" in places["the output"] and "22P02" in places["the output"], done.stdout
     assert f"-{LAST[0]}" in places["the output"], "no diff was shown"
     assert "AnsiballZ_prisma_migration" in places["the processes"] and "pg_sleep" in by_planted

@@ -161,6 +161,17 @@ def test_a_deploy_that_queues_for_the_lock_meanwhile_does_not_hold_the_index_up_
     assert indexes(indexed) == ["users_name"]
 
 
+def test_a_session_that_holds_an_index_up_for_longer_than_the_lock_wait_is_named(indexed):
+    writer = indexed.connect(application_name="forgotten-console")
+    writer.execute("BEGIN")
+    writer.execute("UPDATE users SET id = id")
+    result = indexed.down(steps=1, transaction="each", lock_wait=1)
+    assert result["failed"] and "forgotten-console" in result["msg"] and "end that session" in result["msg"], result
+    writer.execute("COMMIT")
+    assert indexed.down(steps=1, transaction="each")["changed"]
+    assert indexes(indexed) == ["users_name"]
+
+
 def test_a_deploy_without_prismas_lock_is_kept_out_while_an_index_is_built(indexed):
     reader = indexed.connect()
     reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")

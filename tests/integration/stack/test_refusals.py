@@ -9,6 +9,7 @@ import pytest
 from conftest import differences
 
 PROJECT = "/srv/connectin"
+BACKUPS = "/var/lib/connectin-rollback/backups"
 DOWN = f"{PROJECT}/apps/api/prisma/migrations/20250304090000_create_reactions/down.sql"
 
 
@@ -121,6 +122,24 @@ CASES = [
         "disk_full",
         broken="docker image rm -f $(docker images -q '*/connectin/web:v1.0.0')",
         extra={"release": "v1.0.0", "rollback_confirm_data_loss": "v1.0.0", "rollback_min_free_mb": 99999999},
+    ),
+    case(
+        "a host without pg_dump for the backup",
+        "backup_client_missing",
+        host="app1",
+        on="app1",
+        broken=moved("/usr/lib/postgresql/17/bin/pg_dump")[0],
+        mended=moved("/usr/lib/postgresql/17/bin/pg_dump")[1],
+        says="apt-get install postgresql-client-17",
+    ),
+    case(
+        "a disk too full for the backup",
+        "backup_disk_full",
+        host="app1",
+        on="app1",
+        broken=f"mkdir {BACKUPS}; mount -t tmpfs -o size=64k tmpfs {BACKUPS}",
+        mended=f"umount {BACKUPS}; rmdir {BACKUPS}",
+        says="rollback_backup_dir",
     ),
     case(
         "a Python library that is missing",
@@ -260,6 +279,35 @@ def test_a_missing_database_driver_is_named_with_its_package(fleet, failing):
     assert run.rc != 0
     assert re.search(r"app1: .*psycopg.*\[library_missing\]\n\s+next: apt-get install python3-psycopg", run.text)
     assert "Prepare" not in run.text
+
+
+def test_where_no_backup_is_wanted_none_has_to_be_possible_and_the_plan_says_so(fleet, failing):
+    away, back = moved("/usr/lib/postgresql/17/bin/pg_dump")
+    try:
+        fleet.shell("app1", away)
+        run = fleet.play(
+            "rollback_plan.yml", release="v1.1.0", rollback_confirm_data_loss="v1.1.0", rollback_backup=False
+        )
+    finally:
+        fleet.shell("app1", back)
+    assert run.rc == 0, run.text
+    assert "No backup is made of what gets lost" in run.text
+
+
+@pytest.mark.parametrize(
+    ("backup", "said"),
+    [
+        ("20260101T000000Z-abcd", "No host has the backup 20260101T000000Z-abcd"),
+        ("../../../etc", "No host has the backup ../../../etc"),
+    ],
+)
+def test_a_backup_that_is_not_there_is_refused(fleet, failing, backup, said):
+    before = fleet.fingerprint()
+    run = fleet.play("restore_backup.yml", rollback_backup_id=backup)
+    assert run.rc != 0
+    assert said in run.text
+    assert "Traceback" not in run.text
+    assert differences(before, fleet.fingerprint()) == []
 
 
 def test_without_a_release_the_candidates_are_listed(fleet, failing):

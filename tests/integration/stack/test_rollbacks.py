@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
-from conftest import DOWN_IN_V120
+from conftest import CHECKOUT, DOWN_IN_V120
+from test_refusals import LOCK
 
 LEDGER = "/var/lib/connectin-rollback/ledger.jsonl"
 CONSENT = {"release": "v1.1.0", "rollback_confirm_data_loss": "v1.1.0"}
@@ -97,12 +99,16 @@ def test_an_additive_migration_is_kept_and_the_writers_are_never_stopped(fleet, 
     assert fleet.catalog() == fleet.catalog("connectin_ref_v1_0_0")
 
 
-def test_down_takes_an_additive_migration_down_too(fleet, at):
+def test_down_takes_an_additive_migration_down_too_with_the_image_s_script_where_the_checkout_moved(fleet, at):
     at("v1.1.0")
-    run = fleet.play(
-        "rollback_full.yml", release="v1.0.0", rollback_migrations="down", rollback_confirm_data_loss="v1.0.0"
-    )
+    for host in fleet.hosts:
+        fleet.shell(host, "git -C /srv/connectin checkout --quiet v1.0.0")
+    down = {"release": "v1.0.0", "rollback_migrations": "down", "rollback_confirm_data_loss": "v1.0.0"}
+    refused = fleet.play("rollback_plan.yml", **down)
+    assert refused.rc != 0 and "[down_missing]" in refused.text
+    run = fleet.play("rollback_full.yml", **down, rollback_migrations_image_path="/app/prisma/migrations")
     assert run.rc == 0, run.text
+    assert fleet.shell("app1", "docker ps -aq --filter label=connectin.rollback.reading") == ""
     assert_serves(fleet, "v1.0.0")
     assert fleet.catalog() == fleet.catalog("connectin_ref_v1_0_0")
 
@@ -204,6 +210,106 @@ def test_the_next_deploy_applies_again_what_went_down(fleet, at):
     assert fleet.play("rollback_full.yml", **CONSENT).rc == 0
     fleet.sandbox("deploy", "v1.2.0")
     assert fleet.catalog() == fleet.catalog("connectin_ref_v1_2_0")
+
+
+def restore_command(fleet, line: str, backup: str, *more: str):
+    """Run the command of docs/recovery.md that begins like this, for one backup."""
+    page = (CHECKOUT / "docs/recovery.md").read_text()
+    (command,) = re.findall(rf"^({re.escape(line)})(?: +#.*)?$", page, re.MULTILINE)
+    return fleet.run([*command.replace("<id>", backup).split(), *more])
+
+
+RESTORE_LOST = "ansible-playbook restore_backup.yml -e rollback_backup_id=<id>"
+RESTORE_ALL = f"{RESTORE_LOST} -e rollback_backup_restore=all"
+
+
+def test_what_a_rollback_loses_is_dumped_twice_and_comes_back_by_the_documented_command(fleet, at):
+    at("v1.2.0")
+    fleet.react(3)
+    reactions = fleet.query("select * from reactions order by id")
+    posts = fleet.query("select id, title from posts order by id")
+
+    run = fleet.play("rollback_full.yml", **CONSENT)
+
+    assert run.rc == 0, run.text
+    record = json.loads(fleet.shell("app1", "cat /var/lib/connectin-rollback/runs/*/record.json"))
+    full, lost = record["outcome"]["backups"]
+    assert (full["kind"], lost["kind"]) == ("full", "lost")
+    for dump in (full, lost):
+        assert dump["host"] == "app1"
+        assert fleet.shell("app1", f"sha256sum {dump['file']}").split()[0] == dump["sha256"]
+        assert dump["sha256"] in fleet.shell("app1", "cat /var/lib/connectin-rollback/runs/*/report.md")
+        assert fleet.shell("app1", f"stat -c %a {dump['file']}").strip() == "600"
+    tables = fleet.shell("app1", f"pg_restore --list {lost['file']} | grep -o 'TABLE DATA .*'").split()
+    assert tables[:4] == ["TABLE", "DATA", "public", "reactions"] and "posts" not in tables
+    assert f"restore_backup.yml -e rollback_backup_id={full['id']}" in run.text
+    listed = fleet.play("restore_backup.yml")
+    assert (listed.rc, listed.changed()) == (0, 0), listed.text
+    assert full["id"] in listed.text and "v1.2.0 -> v1.1.0" in listed.text
+
+    early = restore_command(fleet, RESTORE_LOST, full["id"])
+    assert early.rc != 0 and "deploy that" in early.text, early.text
+    fleet.sandbox("deploy", "v1.2.0")
+    assert fleet.query("select * from reactions") == []
+    predicted = restore_command(fleet, RESTORE_LOST, full["id"], "--check")
+    assert predicted.rc == 0 and f"public.reactions: {len(reactions)}" in predicted.text, predicted.text
+    assert fleet.query("select * from reactions") == []
+    lock = "/var/lib/connectin-rollback/lock.json"
+    fleet.shell("app2", f"echo '{LOCK}' > {lock}")
+    held = restore_command(fleet, RESTORE_LOST, full["id"])
+    fleet.shell("app2", f"rm {lock}")
+    assert held.rc != 0 and "ann" in held.text and "app2" in held.text, held.text
+    assert fleet.query("select * from reactions") == []
+    put_back = restore_command(fleet, RESTORE_LOST, full["id"])
+    assert put_back.rc == 0, put_back.text
+    assert fleet.query("select * from reactions order by id") == reactions
+    fleet.react(1)
+    assert fleet.query("select count(*) from reactions") == [(len(reactions) + 1,)]
+
+    connected = restore_command(fleet, RESTORE_ALL, full["id"], "-e", f"rollback_confirm_restore={full['id']}")
+    assert connected.rc != 0, connected.text
+    (stop,) = re.findall(r"Stop the writers: (ansible \S+ -b -a '[^']+')", connected.text)
+    assert fleet.run(shlex.split(stop)).rc == 0
+    refused = restore_command(fleet, RESTORE_ALL, full["id"])
+    assert refused.rc != 0 and f"rollback_confirm_restore={full['id']}" in refused.text, refused.text
+    assert fleet.query("select count(*) from reactions") == [(len(reactions) + 1,)]
+    whole = restore_command(fleet, RESTORE_ALL, full["id"], "-e", f"rollback_confirm_restore={full['id']}")
+    assert whole.rc == 0, whole.text
+    assert fleet.query("select * from reactions order by id") == reactions
+    assert fleet.query("select id, title from posts order by id") == posts
+    assert fleet.catalog() == fleet.catalog("connectin_ref_v1_2_0")
+    # What was taken back is kept as well, and comes back the same way.
+    (kept,) = set(re.findall(r"which the backup (\S+) keeps", whole.text))
+    undone = restore_command(fleet, RESTORE_ALL, kept, "-e", f"rollback_confirm_restore={kept}")
+    assert undone.rc == 0, undone.text
+    assert fleet.query("select count(*) from reactions") == [(len(reactions) + 1,)]
+    for host in fleet.hosts:
+        assert "lock.json" not in fleet.shell(host, "ls /var/lib/connectin-rollback")
+
+
+def test_the_database_does_not_go_down_when_what_gets_lost_cannot_be_dumped(fleet, at):
+    at("v1.2.0")
+    fleet.react(3)
+    reactions = fleet.query("select * from reactions order by id")
+    program = "/usr/lib/postgresql/17/bin/pg_dump"
+    fails = (
+        "#!/bin/sh\n"
+        'case "$*" in *--table=*) echo "pg_dump: error: no luck" >&2; exit 1;; esac\n'
+        f'exec {program}.real "$@"'
+    )
+    try:
+        fleet.shell("app1", f"mv {program} {program}.real; printf '%s\\n' '{fails}' >{program}; chmod 755 {program}")
+        run = fleet.play("rollback_full.yml", **CONSENT)
+    finally:
+        fleet.shell("app1", f"mv {program}.real {program}")
+    assert run.rc != 0
+    assert re.search(r"app1: Quiesce: .*no luck", run.text), run.text
+    assert fleet.query("select * from reactions order by id") == reactions
+    assert not any(fleet.rows().values())
+    assert all(fleet.health(host)[1].get("version") == "v1.2.0" for host in fleet.hosts), "it serves again"
+    again = fleet.play("rollback_full.yml", **CONSENT)
+    assert again.rc == 0, again.text
+    assert_serves(fleet, "v1.1.0")
 
 
 def test_a_failure_after_the_first_change_says_the_state_of_every_host_and_what_to_type(fleet, at):

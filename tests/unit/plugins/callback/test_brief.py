@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ansible_collections.connectin.rollback.plugins.callback import brief as brief_callback
 
 CHECKOUT = Path(__file__).resolve().parents[4]
 
@@ -194,3 +196,19 @@ def test_verbose_output_is_ansibles_own(tmp_path):
     assert "TASK [Quiet task]" in text
     assert "PLAY RECAP" in text
     assert "skipping: [app1]" in text
+
+
+def test_a_task_that_runs_by_itself_is_spoken_of_now_and_then(monkeypatch):
+    callback = brief_callback.CallbackModule()
+    said = []
+    monkeypatch.setattr(callback, "_quiet", lambda: True)
+    monkeypatch.setattr(callback, "_text", said.append)
+    result = SimpleNamespace(
+        host=SimpleNamespace(get_name=lambda: "app1"),
+        task=SimpleNamespace(get_name=lambda: "Dump the whole database"),
+        result={"ansible_job_id": "j1", "started": 1, "finished": 0},
+    )
+    for second in range(0, 40, 2):
+        monkeypatch.setattr(brief_callback.time, "monotonic", lambda second=second: float(second))
+        callback.v2_runner_on_async_poll(result)
+    assert said == ["app1: Dump the whole database: 16 s", "app1: Dump the whole database: 32 s"]

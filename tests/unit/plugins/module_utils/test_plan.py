@@ -354,6 +354,46 @@ def test_every_reason_of_every_host_is_told_at_once():
     ]
 
 
+READY = {"path": "/backups/run1", "bytes": 5000, "client_version": "17.6", "problems": [], "warnings": []}
+
+
+def test_a_backup_is_planned_where_data_is_lost():
+    made = plan(database=history(backup=READY), backup=True)
+    assert made["database"]["backup"] == {"path": "/backups/run1", "bytes": 5000, "client_version": "17.6"}
+    assert made["refusals"] == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"backup": False}, {"backup": True, "policy": "keep"}, {"backup": True, "failed": "mark_only"}]
+)
+def test_no_backup_is_planned_where_it_is_not_wanted_or_nothing_is_lost(changes):
+    rows = [migration(INIT), migration(POSTS), RENAMED, REACTED]
+    if changes.get("failed"):
+        rows = [migration(INIT), migration(POSTS), migration(REACTIONS, state="failed", loss=[loss()])]
+    missing = {**READY, "problems": [{"code": "backup_client_missing", "message": "no pg_dump", "next": "install it"}]}
+    made = plan(database=history(*rows, backup=missing), **changes)
+    assert made["database"]["backup"] is None
+    assert "backup_client_missing" not in codes(made)
+
+
+def test_a_backup_that_cannot_be_made_is_a_refusal_of_the_host_that_would_make_it():
+    problems = [
+        {"code": "backup_client_missing", "message": "no pg_dump", "next": "apt-get install postgresql-client-17"},
+        {"code": "backup_disk_full", "message": "1 MB free", "next": "df -h"},
+    ]
+    made = plan(database=history(backup={**READY, "problems": problems}), backup=True, runner="app1")
+    assert [(entry["host"], entry["code"]) for entry in made["refusals"]] == [
+        ("app1", "backup_client_missing"),
+        ("app1", "backup_disk_full"),
+    ]
+    assert refused(made, "backup_client_missing")["next"] == "apt-get install postgresql-client-17"
+
+
+def test_what_is_to_know_of_the_client_is_a_warning():
+    made = plan(database=history(backup={**READY, "warnings": ["pg_dump 18 is newer"]}), backup=True)
+    assert "pg_dump 18 is newer" in made["warnings"]
+
+
 def test_one_reason_is_told_once():
     reading = stack()
     reading["refusals"] = [{"code": "disk_full", "message": "1 MB left", "next": "docker system df"}] * 2

@@ -71,6 +71,79 @@ def test_a_plan_is_a_table_of_hosts_and_what_happens_to_each_migration():
     assert lines[-1].startswith("The writers are stopped")
 
 
+READY = {"path": "/backups/run1", "bytes": 5_000_000, "client_version": "17.6", "problems": [], "warnings": []}
+DUMP = {"id": "run1", "kind": "full", "file": "/backups/run1/full.dump", "size": 2048, "sha256": "ab" * 32}
+
+
+def test_a_plan_that_loses_data_says_what_is_dumped_where_and_how_much_that_is():
+    (line,) = (
+        each
+        for each in _report.plan_lines(plan(database=history(backup=READY), backup=True))
+        if "dump" in each or "Backup" in each
+    )
+    assert "the whole database, 5.0 MB at most, into app1:/backups/run1" in line
+
+
+def test_a_plan_that_loses_data_without_a_backup_says_so():
+    assert "No backup is made of what gets lost (rollback_backup is false)." in _report.plan_lines(plan())
+
+
+def test_the_outcome_and_the_report_name_the_dumps_and_how_to_put_them_back():
+    made = plan()
+    after = {host: stack(runs="v1.1.0") for host in made["hosts"]}
+    result = _report.outcome(made, {}, after, PHASES, [REACTIONS], [DUMP])
+    command = "ansible-playbook restore_backup.yml -e rollback_backup_id=run1"
+    lines = _report.outcome_lines(result)
+    assert "Backup: app1:/backups/run1/full.dump (2.0 kB)" in lines
+    assert any(command in line for line in lines)
+    text = report(result, made)
+    assert f"| app1:`/backups/run1/full.dump` | 2.0 kB | `{'ab' * 32}` |" in text
+    assert f"To put back what was lost: `{command}`" in text
+
+
+def test_a_backup_of_a_run_that_lost_nothing_is_named_without_a_way_to_put_it_back():
+    made = plan()
+    result = _report.outcome(made, {"app1": [RESET]}, {}, PHASES, [], [DUMP])
+    lines = _report.outcome_lines(result)
+    assert any(line.startswith("Backup: ") for line in lines)
+    assert not any("restore_backup" in line for line in lines)
+
+
+def test_backups_are_listed_with_their_host_newest_first():
+    entry = {
+        "id": "run1",
+        "at": "2026-01-04T12:00:00Z",
+        "release_from": "v1.2.0",
+        "release_to": "v1.1.0",
+        "dumps": [DUMP],
+        "problems": [],
+    }
+    newer = {**entry, "id": "0-run2", "at": "2026-01-05T12:00:00Z"}
+    found = _report.backup_list({"app1": {"backups": [entry, newer]}, "app2": {"unreachable": True}})
+    assert [(each["id"], each["host"]) for each in found] == [("0-run2", "app1"), ("run1", "app1")]
+    lines = _report.backup_lines(found)
+    made = ["run1", "2026-01-04T12:00:00Z", "v1.2.0", "->", "v1.1.0", "full", "2.0", "kB", "app1", "-"]
+    assert lines[3].split() == made
+    assert "rollback_backup_id=<backup>" in lines[-1]
+    assert _report.backup_lines([]) == ["There is no backup: only a rollback that loses data makes one."]
+
+
+def test_a_restore_says_what_went_back_and_what_did_not():
+    result = {
+        "backup": {"kind": "lost", "id": "run1", "at": "2026-01-04T12:00:00Z"},
+        "restored": {"public.reactions": 3},
+        "left": ["1 row of public.reactions: the row they refer to is gone"],
+    }
+    assert _report.restore_lines(result) == [
+        "Put back what the rollback lost, from the backup run1:",
+        "  public.reactions: 3",
+        "  not: 1 row of public.reactions: the row they refer to is gone",
+    ]
+    result["backup"].update(kind="full", release_from="v1.2.0")
+    assert _report.restore_lines(result)[-1] == "next: start v1.2.0, whose schema the database has again"
+    assert _report.restore_lines(result, predicted=True)[0].startswith("Would put back the whole database as it was at")
+
+
 def test_a_plan_to_previous_says_so():
     assert _report.plan_lines(plan(release="previous"))[0].endswith("to v1.1.0 (previous)")
 
