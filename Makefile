@@ -35,8 +35,11 @@ unit: setup ## the decisions and modules by themselves
 
 integration: setup ## real PostgreSQL, then whole rollbacks and every refusal on a sandbox of two hosts
 	@scripts/needs-database
-	pytest tests/integration/prisma -q
-	@sandbox/sandbox up --hosts 2
+	@mkdir -p .cache; echo "integration: the sandbox starts meanwhile (its output: .cache/sandbox-up.log)"; \
+	sandbox/sandbox up --hosts 2 >.cache/sandbox-up.log 2>&1 & sandbox=$$!; \
+	pytest tests/integration/prisma -q -n 3 --ignore tests/integration/prisma/test_speed.py || { wait $$sandbox || true; exit 1; }; \
+	wait $$sandbox || { cat .cache/sandbox-up.log; exit 1; }
+	pytest tests/integration/prisma/test_speed.py -q -s
 	pytest tests/integration/stack -q --durations=5
 
 molecule: setup ## molecule scenarios, verified with testinfra (SCENARIO=name for one)

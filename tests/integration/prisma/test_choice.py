@@ -7,7 +7,11 @@ import subprocess
 
 import pytest
 
+from .conftest import NEWEST
 from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+
+# What is tested here does not depend on the server's version.
+pytestmark = pytest.mark.parametrize("programs", [NEWEST], indirect=True, scope="session", ids=["newest"])
 
 ALL = [INIT[0], RENAME[0], REACTIONS[0]]
 

@@ -9,8 +9,11 @@ import subprocess
 import pytest
 import yaml
 
-from .conftest import CHECKOUT
+from .conftest import CHECKOUT, NEWEST
 from .test_rolled_back import INIT, three  # noqa: F401
+
+# What is tested here does not depend on the server's version.
+pytestmark = pytest.mark.parametrize("programs", [NEWEST], indirect=True, scope="session", ids=["newest"])
 
 PAGE = (CHECKOUT / "docs" / "migrations.md").read_text()
 TASKS = [task for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) for task in yaml.safe_load(block)]

@@ -6,9 +6,12 @@ import json
 
 import pytest
 
-from .conftest import PASSWORD, PASSWORD_IN_URL
+from .conftest import NEWEST, PASSWORD, PASSWORD_IN_URL
 from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
 from .wire import AFTER, BEFORE, Proxy, at_commit
+
+# What is tested here does not depend on the server's version.
+pytestmark = pytest.mark.parametrize("programs", [NEWEST], indirect=True, scope="session", ids=["newest"])
 
 # The driver that is found, and the one that is hidden for it.
 DRIVERS = {"psycopg": "psycopg2", "psycopg2": "psycopg"}

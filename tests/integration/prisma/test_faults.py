@@ -22,10 +22,13 @@ import psycopg
 import psycopg.sql
 import pytest
 
-from .conftest import CHECKOUT
+from .conftest import CHECKOUT, NEWEST
 from .histories import Database, Migration, Writer
 from .test_concurrency import wait_until
 from .wire import AFTER, BEFORE, SENT, Proxy, at
+
+# What is tested here does not depend on the server's version.
+pytestmark = pytest.mark.parametrize("programs", [NEWEST], indirect=True, scope="session", ids=["newest"])
 
 RUNS = int(os.environ.get("PROPERTY_RUNS", "4"))
 SEED = int(os.environ.get("PROPERTY_SEED", "1"))

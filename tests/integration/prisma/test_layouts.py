@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import PASSWORD, PASSWORD_IN_URL
+from .conftest import NEWEST, PASSWORD, PASSWORD_IN_URL
 from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+
+# What is tested here does not depend on the server's version.
+pytestmark = pytest.mark.parametrize("programs", [NEWEST], indirect=True, scope="session", ids=["newest"])
 
 SCHEMA = 'datasource db {{\n  provider = "{provider}"\n  {url}\n}}\n'
 FIVE = SCHEMA.format(provider="postgresql", url='url = env("DATABASE_URL")')

@@ -16,8 +16,11 @@ from urllib.parse import quote
 
 import pytest
 
-from .conftest import CHECKOUT
+from .conftest import CHECKOUT, NEWEST
 from .test_rolled_back import INIT, REACTIONS, RENAME
+
+# What is tested here does not depend on the server's version.
+pytestmark = pytest.mark.parametrize("programs", [NEWEST], indirect=True, scope="session", ids=["newest"])
 
 LAST = ("20260104_column", "ALTER TABLE users ADD COLUMN age text;", "ALTER TABLE users DROP COLUMN age;")
 CONSENT = {"target": "v1", "confirm_data_loss": "v1"}
