@@ -103,12 +103,12 @@ def client_warning(client: Client, server: int) -> str:
 def problems(
     found: Sequence[Client], server: int, searched: str, facts: Mapping[str, Any], path: str
 ) -> list[dict[str, str]]:
-    """Everything that would keep a backup from being made. ``facts``: bytes, free, pooled, unreadable."""
+    """Everything that would keep a backup from being made. ``facts``: bytes, free, pooled, unreadable, dumped."""
     wrong: list[dict[str, str]] = []
     if choose(found, server) is None:
         wrong.append(client_missing(found, server, searched))
     # The dump of all, and that of what gets lost, which may be all again. Dumps are compressed; tables hardly are.
-    needed = 2 * facts["bytes"] + RESERVE
+    needed = (1 if facts.get("dumped") else 2) * facts["bytes"] + RESERVE
     if facts["free"] < needed:
         wrong.append(
             {
@@ -304,12 +304,13 @@ def require_consent(
 ) -> None:
     """A whole restore takes the database back to the moment of the dump.
 
-    Nothing is lost by it as long as nothing was written after the rollback; otherwise the operator names the backup.
+    Nothing is lost by it as long as nothing was written between the two dumps, nor after the rollback; otherwise the
+    operator names the backup.
     """
     if confirm == manifest.id or untouched(manifest, oid, position):
         return
     why = (
-        f"the database was written to since the rollback ({manifest.after['at']})"
+        f"the database was written to since the dump (the rollback ended {manifest.after['at']})"
         if manifest.after
         else "nobody noted how the rollback ended, so it may have been written to since"
     )
@@ -327,8 +328,9 @@ def require_consent(
 
 
 def untouched(manifest: Manifest, oid: int, position: int) -> bool:
-    """Whether no transaction wrote anywhere in the server since the rollback: a few that lost nothing count too."""
-    return bool(manifest.after) and (manifest.after or {}).get("position") == position and manifest.database_oid == oid
+    """Whether no transaction but the rollback wrote anywhere in the server since the dump."""
+    after = manifest.after or {}
+    return bool(after.get("quiet")) and after.get("position") == position and manifest.database_oid == oid
 
 
 def changed_tables(manifest: Manifest, now: Mapping[Relation, int]) -> list[str]:

@@ -39,7 +39,7 @@ class Connection(Database):
             else:
                 cursor.copy_expert(sql, _Lines(lines))
         except self._module.Error as error:
-            raise self._translate(error) from None
+            raise self._translate(error, sql) from None
         finally:
             cursor.close()
 

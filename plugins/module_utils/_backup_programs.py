@@ -75,7 +75,14 @@ def readiness(database: Database, run: Run, folder: str, container: str, path: s
     clients, searched = find(run, folder, container)
     client = backup.choose(clients, server)
     size, unreadable = asking.size(database)
-    facts = {"bytes": size, "free": free(path), "pooled": database.pooled, "unreadable": unreadable}
+    facts = {
+        "bytes": size,
+        "free": free(path),
+        "pooled": database.pooled,
+        "unreadable": unreadable,
+        # By this run: the plan is made again once everything is dumped.
+        "dumped": os.path.exists(os.path.join(path, f"{backup.FULL}.json")),
+    }
     return {
         "client": client.where if client else "",
         "client_version": client.version if client else "",

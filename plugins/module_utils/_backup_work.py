@@ -75,6 +75,9 @@ class Work:
         self.place = reading.locate(database, params["schema"])
         # Row security would hide rows from the counting; without it a table that has it fails, as pg_dump does.
         database.run("SET row_security = off")
+        # A role may have limits that are meant for requests.
+        database.run("SET statement_timeout = 0")
+        database.run("SET idle_in_transaction_session_timeout = 0")
 
     def client(self) -> backup.Client:
         """The programs that fit the server, which they and this connection reach directly."""
@@ -102,7 +105,7 @@ class Work:
                 self.warn(f"a real run would wait for these sessions to go, and refuse if they stay: {who}")
         self.database.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         losses, chosen = self._chosen()
-        present = self._present(kind, chosen)
+        present = self._present(kind, chosen, losses)
         if present:
             return False, present
         tables = chosen if chosen is not None else asking.tables(self.database)
@@ -132,15 +135,19 @@ class Work:
             raise PrismaError(f"Not every table of {', '.join(self.params['tables'])} is there; nothing was dumped.")
         return [], chosen
 
-    def _present(self, kind: str, chosen: Sequence[Relation] | None) -> Manifest | None:
-        """The dump that is there already, when it is whole, of the same tables and not outdated."""
+    def _present(
+        self, kind: str, chosen: Sequence[Relation] | None, losses: Sequence[Mapping[str, Any]]
+    ) -> Manifest | None:
+        """The dump that is there already, when it is whole, of the same tables and losses and not outdated."""
         try:
             manifest = read(self.folder, kind)
         except PrismaError:
             return None
         if manifest is None or manifest.whole != (chosen is None):
             return None
-        if chosen is not None and not set(manifest.rows()) <= set(chosen):
+        if chosen is not None and set(manifest.rows()) != set(chosen) & set(asking.tables(self.database)):
+            return None
+        if list(map(_what, manifest.losses)) != list(map(_what, losses)):
             return None
         if self.params["fresh"] and manifest.position != asking.position(self.database):
             return None
@@ -240,6 +247,8 @@ class Work:
         """Note where writing stands now that the rollback is done, so that later writes show."""
         changed = False
         newest: Manifest | None = None
+        full, lost = read(self.folder, backup.FULL), read(self.folder, backup.LOST)
+        quiet = bool(full and lost and full.position == lost.position)
         for kind in (backup.LOST, backup.FULL):
             manifest = read(self.folder, kind)
             if manifest is None:
@@ -247,7 +256,7 @@ class Work:
             position = asking.position(self.database)
             newest = manifest
             if (manifest.after or {}).get("position") != position:
-                newest = replace(manifest, after={"at": now(), "position": position})
+                newest = replace(manifest, after={"at": now(), "position": position, "quiet": quiet})
                 changed = True
                 if not check:
                     write(self.folder, newest)
@@ -506,7 +515,7 @@ class Work:
         return PrismaError(
             f"Nothing was changed: putting {what} back failed: {error.message}"
             + (f" ({error.detail})" if error.detail else "")
-            + ". Mend that and run the same command again; tables=<table> puts back some tables only.",
+            + ". Mend that and run the same command again.",
             code="restore_failed",
             sqlstate=error.sqlstate,
         )
@@ -538,6 +547,11 @@ class _Thread(threading.Thread):
         if self._error:
             raise self._error
         return self._result
+
+
+def _what(loss: Mapping[str, Any]) -> dict[str, Any]:
+    """A loss without its size, which grows while everything serves."""
+    return {key: value for key, value in loss.items() if key not in ("count", "text")}
 
 
 def _rows_of(manifest: Manifest) -> dict[str, int]:

@@ -123,6 +123,21 @@ class _Notices:
 
 
 _QUOTED = re.compile(r'"([^"]*)"')
+# By the language of the server's messages.
+_VALUE = re.compile('["\u00bb\u00ab\u201e\u201c\u2018].*', re.DOTALL)
+
+
+def _without_values(message: str, sqlstate: str, sql: str) -> str:
+    """A message without values of rows: what is quoted stays only where the statement says it itself."""
+    known = sql.lower()
+    if sqlstate[:2] == "22":
+        # A value may hold quotation marks itself, so everything from the first one on goes.
+        found = _VALUE.search(message)
+        if found and found[0].strip('"\u00bb\u00ab\u201e\u201c\u201d\u2018\u2019 ').lower() not in known:
+            return message[: found.start()] + '"..."'
+    elif sqlstate[:2] == "42":
+        return _QUOTED.sub(lambda found: found[0] if found[1].lower() in known else '"..."', message)
+    return message
 
 
 class Database:
@@ -181,12 +196,9 @@ class Database:
         """Inside a transaction that has not failed."""
         return int(self._raw.info.transaction_status) == 2
 
-    def execute(self, sql: str, params: Sequence[Any] | None = None, single: bool = False) -> list[dict[str, Any]]:
-        """Run one statement; with ``params`` its placeholders are ``%s``, without them ``%`` is itself.
-
-        ``single`` has the server refuse more than one statement, where the driver can ask for that (psycopg 3).
-        """
-        cursor = self._sent(sql, params, single)
+    def execute(self, sql: str, params: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+        """Run one statement; with ``params`` its placeholders are ``%s``, without them ``%`` is itself."""
+        cursor = self._sent(sql, params, single=False)
         try:
             if cursor.description is None:
                 return []
@@ -197,8 +209,24 @@ class Database:
         finally:
             cursor.close()
 
+    def answers(self, sql: str) -> list[list[tuple[str, Any]]]:
+        """The rows of one statement with the names of their columns, which may have the same name."""
+        cursor = self._sent(sql, None, single=True)
+        try:
+            if cursor.description is None:
+                return []
+            names = [column[0] for column in cursor.description]
+            return [list(zip(names, row)) for row in cursor.fetchall()]
+        except self._module.Error as error:
+            raise self._translate(error, sql) from None
+        finally:
+            cursor.close()
+
     def run(self, sql: str, single: bool = False) -> str:
-        """Run one statement for its effect, whatever it returns; gives PostgreSQL's command tag."""
+        """Run one statement for its effect, whatever it returns; gives PostgreSQL's command tag.
+
+        ``single`` has the server refuse more than one statement, where the driver can ask for that (psycopg 3).
+        """
         cursor = self._sent(sql, None, single)
         tag = cursor.statusmessage or ""
         cursor.close()
@@ -256,10 +284,7 @@ class Database:
             detail = "withheld, because it quotes the row; PostgreSQL's own log has it"
         position = getattr(diag, "statement_position", None)
         message = self._mask(getattr(diag, "message_primary", None) or str(error))
-        if sqlstate[:2] in ("22", "42"):
-            # What the statement does not say itself is a value of a row.
-            known = sql.lower()
-            message = _QUOTED.sub(lambda found: found[0] if found[1].lower() in known else '"..."', message)
+        message = _without_values(message, sqlstate, sql)
         return DatabaseError(
             message,
             sqlstate=sqlstate,

@@ -77,8 +77,15 @@ class Target:
         return f"{self.params.get('user', '')}@{host}:{self.params.get('port', '5432')}/{self.params['dbname']}"
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def parse(url: str, resolve: Mapping[str, str] | None = None) -> Target:
     """Translate a Prisma URL. ``resolve`` gives addresses of host names, as curl's ``--resolve`` does."""
+    if _SURROGATE.search(url):
+        raise PrismaError(
+            "The database URL is not UTF-8. Percent-encode the bytes of the password, or save the file as UTF-8."
+        )
     user, password, host, port, path, query = _split(url.strip())
     # The last value of a parameter counts, as in Prisma.
     pairs = dict(parse_qsl(query, keep_blank_values=True))

@@ -133,7 +133,7 @@ class Engine:
             status, archive = self._request("GET", f"/containers/{container}/archive?{query}", limit=limit)
             return archive if status == 200 else None
         finally:
-            self._request("DELETE", f"/containers/{container}?force=1")
+            self._request("DELETE", f"/containers/{container}?force=1&v=1")
 
     def _json(self, path: str, headers: dict[str, str] | None = None, missing_is_none: bool = False) -> Any:
         status, body = self._request("GET", path, headers)

@@ -88,9 +88,11 @@ def _damaged(content: Mapping[str, bytes]) -> str:
     """The first file that is not what SHA256SUMS says of it; '' where all are, or where there is no such list."""
     if SUMS not in content:
         return ""
-    listed = dict(
-        reversed(line.split(None, 1)) for line in content[SUMS].decode("utf-8", "replace").splitlines() if " " in line
-    )
+    listed = {}
+    for line in content[SUMS].decode("utf-8", "replace").splitlines():
+        digest, _space, file = line.partition(" ")
+        # `sha256sum -b` writes a star before the name.
+        listed[file.strip().lstrip("*")] = digest
     for name in SCRIPTS:
         there = content.get(name)
         if (None if there is None else hashlib.sha256(there).hexdigest()) != listed.get(name):
@@ -159,11 +161,11 @@ def _scripts_of(files: Iterable[tuple[str, bytes]], source: str) -> dict[str, di
 
 
 def _git_files(source: str, match: re.Match[str], readers: Readers) -> list[tuple[str, bytes]]:
-    folder = match["folder"].strip("/")
+    folder = os.path.normpath(match["folder"]).strip("/")
     if readers.git is None:
         raise PrismaError(f"{source} needs git on the host that runs the task. Install it there: apt-get install git")
     # Whose checkout it is does not matter to a read of its objects.
-    safe = ["-c", f"safe.directory={match['checkout']}", "-C", match["checkout"]]
+    safe = ["-c", "safe.directory=*", "-C", match["checkout"]]
     rc, output, error = readers.git([*safe, "archive", "--format=tar", match["ref"], "--", folder])
     if rc != 0:
         why = error.decode("utf-8", "replace").strip().splitlines()

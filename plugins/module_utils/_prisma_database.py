@@ -203,11 +203,12 @@ def _undone(database: Database, place: Place, seconds: float = COUNT_SECONDS) ->
     database.run("SAVEPOINT connectin_count" if inside else "BEGIN READ ONLY")
     try:
         set_search_path(database, place)
+        # A plan waits for nobody, and after its first count a real run has locked the tables.
         database.execute(
             "SELECT pg_catalog.set_config('row_security', 'off', true), "
-            "pg_catalog.set_config('lock_timeout', '5s', true), "
+            "pg_catalog.set_config('lock_timeout', %s, true), "
             "pg_catalog.set_config('statement_timeout', %s, true)",
-            [str(int(seconds * 1000))],
+            ["200ms" if inside else "5s", str(int(seconds * 1000))],
         )
         yield
     finally:
@@ -337,6 +338,22 @@ def family(database: Database, place: Place, relations: Sequence[names.Relation]
     for row in rows:
         found.setdefault(relations[row["n"] - 1], []).append(row["oid"])
     return found
+
+
+def outside(database: Database, place: Place, relations: Sequence[str], oids: set[int]) -> set[str]:
+    """Those of the tables, written as in SQL, of which not all rows are in the tables with these oids."""
+    if not relations:
+        return set()
+    with _undone(database, place):
+        rows = database.execute(
+            "WITH RECURSIVE tree (relation, oid) AS (SELECT relation, to_regclass(relation)::oid "
+            "FROM unnest(%s::text[]) AS asked (relation) WHERE relation <> '' UNION SELECT tree.relation, i.inhrelid "
+            "FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid) "
+            "SELECT DISTINCT tree.relation FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid "
+            "AND c.relkind = 'r' WHERE c.oid::bigint <> ALL(%s::bigint[])",
+            [list(relations), sorted(oids)],
+        )
+    return {row["relation"] for row in rows}
 
 
 def shape(database: Database, place: Place) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ def prepare(worker: Database, place: Place, statement_timeout: float) -> None:
     worker.run(f"SET statement_timeout = {int(statement_timeout * 1000)}")
 
 
-def is_done(worker: Database, what: Outside) -> bool:
+def is_done(worker: Database, what: Outside, keeper: Database, patience: float) -> bool:
     """Whether an earlier run did it. What that run left half made is removed."""
     if what.kind == "repeatable":
         return False
@@ -66,7 +66,7 @@ def is_done(worker: Database, what: Outside) -> bool:
             f"for: SELECT pg_get_indexdef('{index}'::regclass);"
         )
     if not found[0]["valid"]:
-        worker.run(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
+        run(worker, keeper, f"DROP INDEX CONCURRENTLY IF EXISTS {index}", patience)
         return False
     return True
 
@@ -75,6 +75,7 @@ def _is_the_one(worker: Database, what: Outside, index: str) -> bool:
     """Whether an index is the one that the statement makes: the server writes the definition of both."""
     worker.run("BEGIN")
     try:
+        worker.run("SET LOCAL lock_timeout = '5s'")
         worker.run(f"CREATE TEMPORARY TABLE {_sql_outside.COPY} (LIKE {names.qualified(what.table)})")
         worker.run(what.on_copy)
         wanted, there = worker.execute(

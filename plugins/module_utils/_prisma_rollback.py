@@ -37,6 +37,7 @@ class Options:
 
     target: str = ""
     confirm_data_loss: str = ""
+    backup: Mapping[str, Any] | None = None
     record: str = "mark"
     lock_wait: float = 30
     lock_timeout: float = 5
@@ -118,9 +119,12 @@ class Transaction:
         self._clock = clock
         self._connect = connect
         self.warnings: list[str] = []
+        # The tables that are in the backup; None where all are, or where no backup was wanted.
+        self._dumped: set[int] | None = None
         # What reading each script says, and what else it did.
         self._read = measure.NOTHING
         self._surprises: dict[str, list[dict[str, Any]]] = {}
+        self._first: dict[int, measure.Table] = {}
         self._tables: dict[int, measure.Table] = {}
         self._shape: dict[str, Any] | None = None
         # What took effect outside the transaction of the script under way, and stays.
@@ -129,6 +133,11 @@ class Transaction:
     def roll_back(self, plan: Plan) -> Outcome:
         """Run the plan, in one transaction or in one for each migration; what is committed stays when a later one
         fails, and is in the error's fields."""
+        backup = self._options.backup
+        if backup and not backup.get("whole"):
+            # By oid: a migration that goes down before another one may rename what is dumped.
+            tables = [(table["schema"], table["name"]) for table in backup.get("tables") or ()]
+            self._dumped = {oid for oids in reading.family(self.database, self._place, tables).values() for oid in oids}
         if self._options.transaction == "all":
             return self._until_done(plan)
         done: list[dict[str, Any]] = []
@@ -275,7 +284,6 @@ class Transaction:
                 self._outside(step)
         plan = self._counted_again(plan)
         self._shape = reading.shape(self.database, self._place)
-        self._tables = measure.tables(self.database, self._place)
         xid = self._xid()
         done = [self._step(step, xid) for step in plan.steps]
         plan = self._with_surprises(plan)
@@ -301,6 +309,11 @@ class Transaction:
             losses = {name: [*plan.losses.get(name, ()), *surprises.get(name, ())] for name in going}
             plan = replace(plan, losses=losses)
             planning.require_consent(plan, self._options.target, self._options.confirm_data_loss)
+            self._require_dumped(plan)
+            for name, entries in surprises.items():
+                for entry in entries:
+                    self._warn(f"{name}: {entry['text']}, which no statement of its down.sql says")
+                    del entry["oid"]
         return plan
 
     def _require_as_planned(self, plan: Plan, rows: Sequence[Row]) -> None:
@@ -341,7 +354,7 @@ class Transaction:
             for statement, what in step.outside:
                 line = f"{step.script.path}, line {statement.line}"
                 try:
-                    if outside.is_done(worker, what):
+                    if outside.is_done(worker, what, self.database, self._options.lock_wait):
                         self._warn(f"{line}: its effect was there already, so it did not run (again)")
                         continue
                     # Also where it fails or its answer is lost, it may have done something that stays.
@@ -360,11 +373,33 @@ class Transaction:
             self._lock_table(loss)
         self._surprises = {}
         every = [loss for _step, losses in found for loss in losses]
-        self._read = measure.expected(self.database, self._place, every, reader.updated, reader.altered)
+        self._first = self._tables = measure.tables(self.database, self._place)
+        self._read = measure.expected(self.database, self._place, every, reader.updated, reader.altered, self._first)
         counted = reading.count(self.database, self._place, {step.name: losses for step, losses in found})
         plan = replace(plan, losses=counted)
         planning.require_consent(plan, self._options.target, self._options.confirm_data_loss)
+        self._require_dumped(plan)
         return plan
+
+    def _require_dumped(self, plan: Plan) -> None:
+        """Refuse to lose what is in no dump."""
+        if self._dumped is None:
+            return
+        entries = [entry for losses in plan.losses.values() for entry in losses]
+        kept = reading.outside(
+            self.database, self._place, [entry["relation"] for entry in entries if "oid" not in entry], self._dumped
+        )
+        missing = [
+            entry["text"]
+            for entry in entries
+            if (entry["oid"] not in self._dumped if "oid" in entry else entry["relation"] in ("", *kept))
+        ]
+        if missing:
+            raise PrismaError(
+                "Nothing was changed, because the backup does not hold all of what would be lost: "
+                f"{'; '.join(missing)}. Run it again: the next plan counts, and dumps, what is there now.",
+                code="backup_incomplete",
+            )
 
     def _lock_table(self, loss: _sql_loss.Loss) -> None:
         if loss.relation is None:
@@ -429,11 +464,11 @@ class Transaction:
         self.database.run("SET LOCAL transaction_read_only = on")
         for statement in verify.statements:
             try:
-                rows = self.database.execute(statement.text, single=True)
+                rows = self.database.answers(statement.text)
             except DatabaseError as error:
                 raise _located(error, step, statement, verify) from None
             for row in rows:
-                false = [name for name, value in row.items() if value is None or value is False]
+                false = [name for name, value in row if value is None or value is False]
                 if false:
                     raise PrismaError(
                         f"Nothing was changed, because {verify.path}, line {statement.line}, says that {step.name} is "
@@ -467,7 +502,9 @@ class Transaction:
                 file=step.script.path,
             )
         tables = measure.tables(self.database, self._place)
-        self._surprises[step.name] = measure.surprises(self._tables, tables, self._read)
+        self._surprises[step.name] = measure.surprises(
+            self._first, self._tables, tables, self._read, lambda oid: measure.is_empty(self.database, oid)
+        )
         self._tables = tables
 
     def _state(self) -> tuple[int | None, bool]:
@@ -573,7 +610,7 @@ class Transaction:
         text = f"Nothing was changed. {where}{error.message}"
         if error.sqlstate:
             text += f" (SQLSTATE {error.sqlstate})"
-        for part in (error.detail, error.hint, ADVICE.get(error.sqlstate, "")):
+        for part in (error.detail, error.hint, "" if error.hint else ADVICE.get(error.sqlstate, "")):
             if part:
                 text += f". {part.rstrip('.')}"
         if error.lost:

@@ -55,8 +55,10 @@ def read(node: Any) -> Outside | str:
         return Outside("create_index", (table[0], node.idxname), table, _on_copy(node))
     if kind == "DropStmt":
         return Outside("drop_index", names.of_list(node.objects[0]))
-    if kind == "VacuumStmt" or kind == "ReindexStmt":
+    if kind == "VacuumStmt" and node.rels or kind == "ReindexStmt" and node.relation is not None:
         return Outside("repeatable")
+    if kind in ("VacuumStmt", "ReindexStmt"):
+        return "covers _prisma_migrations, which the rollback itself keeps locked: name the tables"
     return "cannot be taken up again when it is cut off"
 
 

@@ -86,6 +86,11 @@ options:
       - The release, equal to O(target), for which data may be lost.
     type: str
     default: ''
+  backup:
+    description:
+      - What M(connectin.rollback.database_backup) returned as RV(connectin.rollback.database_backup#module:backup) of
+        the dump made before. Where it is given, data that is not in it is not lost, whatever the consent says.
+    type: dict
   record:
     description:
       - V(mark) sets C(rolled_back_at), which keeps the history. Before Prisma 7.9 C(migrate status) then calls the
@@ -122,7 +127,8 @@ options:
     default: all
   lock_wait:
     description:
-      - Seconds to wait for Prisma's lock. A deploy can hold it for ten seconds after its last migration.
+      - Seconds to wait for Prisma's lock, and for another session that holds up a statement outside a transaction. A
+        deploy can hold the lock for ten seconds after its last migration.
     type: float
     default: 30
   lock_timeout:
@@ -381,7 +387,9 @@ class Run:
         return history.join(rows, self.files, _sql_script.parser_version(), self.params["path"])
 
     def after(self, migrations):
-        names = applied_names(migrations)
+        self.after_names(applied_names(migrations))
+
+    def after_names(self, names):
         self.result["applied_after"] = names
         self.result["last_applied"] = names[-1] if names else ""
 
@@ -400,6 +408,14 @@ class Run:
                 f"It was changed and committed, but the database could not be read again to prove it: {error.message}",
                 outcome="committed",
             ) from None
+
+    def look_after_some(self, gone):
+        """What is applied after a part was rolled back; the failure itself matters more than one of looking."""
+        try:
+            self.look_again()
+        except PrismaError as error:
+            self.after_names([name for name in self.result["applied_before"] if name not in gone])
+            self.warn([f"the history could not be read again: {error.message}"])
 
     def look_again(self):
         if not self.database.alive:
@@ -460,8 +476,9 @@ class Run:
             except PrismaError as error:
                 gone = {step["name"] for step in error.fields.get("rolled_back", ())}
                 result["remaining"] = [name for name in result["remaining"] if name not in gone]
+                self.database = transaction.database
                 if gone:
-                    self.look_again()
+                    self.look_after_some(gone)
                 raise
             finally:
                 self.database = transaction.database
@@ -529,6 +546,7 @@ def main():
             path={"type": "list", "elements": "str", "default": []},
             target={"type": "str", "default": ""},
             confirm_data_loss={"type": "str", "default": ""},
+            backup={"type": "dict"},
             record={"type": "str", "choices": ["mark", "delete"], "default": "mark"},
             failed={"type": "str", "choices": ["fail", "mark_only", "run_down"], "default": "fail"},
             checksum={"type": "str", "choices": ["fail", "warn", "ignore"], "default": "fail"},

@@ -80,9 +80,11 @@ def keep(module):
     found = _migration_files.read(module.params["path"], _migration_files.readers(module))
     if not found:
         raise PrismaError(f"There is no migration in {' or '.join(module.params['path'])}. Nothing was archived.")
+    # A down.sql that only the archive has, such as one written for it, stays.
+    kept = _migration_files.read([dest], _migration_files.Readers())
     archived, before, after = [], "", ""
     for name, candidates in sorted(found.items()):
-        files = min(candidates, key=lambda each: (bool(each.damaged), each.down_sql is None))
+        files = min((*candidates, *kept.get(name, ())), key=lambda each: (bool(each.damaged), each.down_sql is None))
         if files.damaged:
             raise PrismaError(
                 f"{files.directory}/{files.damaged} is not what SHA256SUMS beside it says. Nothing of it was archived."

@@ -156,3 +156,41 @@ def test_the_migrations_of_another_database_are_refused_in_a_tag_too(three, chec
     subprocess.run(["git", "-C", str(checkout), "add", "."], check=True)
     subprocess.run(["git", *who, "-C", str(checkout), "commit", "-qm", "mysql"], check=True)
     refused(three, three.down(steps=1, path=[f"git:{checkout}@HEAD:prisma/migrations"]), "mysql", "only postgresql")
+
+
+def test_a_down_script_that_only_the_archive_has_stays_there(three, tmp_path):  # noqa: F811
+    archive = tmp_path / "archive"
+    three.run("prisma_migration_archive", path=[str(three.folder)], dest=str(archive))
+    (three.folder / RENAME[0] / "down.sql").unlink()
+    again = three.run("prisma_migration_archive", path=[str(three.folder)], dest=str(archive))
+    assert not again["changed"] and (archive / RENAME[0] / "down.sql").read_text() == RENAME[2]
+
+
+@pytest.mark.parametrize("cut", ["{digest}  ", "{digest}", "", "x"])
+def test_a_damaged_list_of_checksums_is_refused(three, tmp_path, cut):  # noqa: F811
+    archive = tmp_path / "archive"
+    three.run("prisma_migration_archive", path=[str(three.folder)], dest=str(archive))
+    sums = archive / REACTIONS[0] / "SHA256SUMS"
+    sums.write_text(cut.format(digest=sums.read_text().split()[0]))
+    refused(three, three.down(steps=1, path=[str(archive)]), "SHA256SUMS")
+
+
+def test_checksums_written_in_binary_mode_are_read(three, tmp_path):  # noqa: F811
+    archive = tmp_path / "archive"
+    three.run("prisma_migration_archive", path=[str(three.folder)], dest=str(archive))
+    sums = archive / REACTIONS[0] / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace("  ", " *"))
+    assert three.down(steps=1, path=[str(archive)])["changed"]
+
+
+def test_a_checkout_may_be_named_by_a_subfolder_and_a_path_with_dots(three, checkout):  # noqa: F811
+    (checkout / "prisma" / "deeper").mkdir()
+    for source in (f"git:{checkout}/@v3:./prisma/migrations/", f"git:{checkout}/@v3:prisma/../prisma/migrations"):
+        assert three.info(path=[source])["migrations"][-1]["has_down"], source
+
+
+def test_a_url_that_is_not_utf_8_is_refused_and_not_shown(three, tmp_path):  # noqa: F811
+    file = tmp_path / ".env"
+    file.write_bytes(b"DATABASE_URL=postgresql://app:s\xe9cret@127.0.0.1/x\n")
+    result = three.info(env_file=str(file))
+    assert result["failed"] and "not UTF-8" in result["msg"] and "cret" not in result["msg"]

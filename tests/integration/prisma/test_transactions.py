@@ -206,6 +206,8 @@ UNFIT = {
         "before the statements",
     ),
     "no name": ("CREATE INDEX CONCURRENTLY ON users (id);", "line 2", "no name"),
+    "everything": ("VACUUM;", "line 2", "name the tables"),
+    "a schema": ("REINDEX SCHEMA public;", "line 2", "name the tables"),
     "system": ("ALTER SYSTEM SET work_mem = '4MB';", "line 2", "cannot be taken up again"),
     "database": ("DROP DATABASE other;", "line 2", "cannot be taken up again"),
 }
@@ -254,3 +256,78 @@ def test_verify_sql_that_does_not_say_true_undoes_everything(three, script, part
     before = three.state()
     refused(three, three.down(steps=2), *parts)
     assert three.state() == before
+
+
+def test_two_questions_without_a_name_are_both_heard(three):  # noqa: F811
+    (three.folder / REACTIONS[0] / "verify.sql").write_text(
+        "SELECT to_regclass('users') IS NULL, to_regclass('reactions') IS NULL;"
+    )
+    before = three.state()
+    refused(three, three.down(steps=1), "is not true")
+    assert three.state() == before
+
+
+def test_a_connection_that_dies_in_the_second_of_each_leaves_the_first_told(three):  # noqa: F811
+    three.write(RENAME[0], None, "SELECT pg_terminate_backend(pg_backend_pid());")
+    result = three.down(steps=2, transaction="each", target="v1", confirm_data_loss="v1")
+    assert result["failed"] and result["changed"] and result["remaining"] == [RENAME[0]], result
+    assert [each["name"] for each in result["rolled_back"]] == [REACTIONS[0]]
+    assert result["applied_after"] == three.live() == [INIT[0], RENAME[0]]
+
+
+PAIRS = {
+    "a table": ("CREATE TABLE tmp (id int);", "DROP TABLE tmp;", "DROP TABLE tmp;", "CREATE TABLE tmp (id int);"),
+    "a column": (
+        "ALTER TABLE users ADD COLUMN nick text;",
+        "ALTER TABLE users DROP COLUMN nick;",
+        "ALTER TABLE users DROP COLUMN nick;",
+        "ALTER TABLE users ADD COLUMN nick text;",
+    ),
+    "a renamed column": (
+        "ALTER TABLE users ADD COLUMN nick text;",
+        "ALTER TABLE users DROP COLUMN nick;",
+        "ALTER TABLE users RENAME COLUMN nick TO alias;",
+        "ALTER TABLE users RENAME COLUMN alias TO nick;",
+    ),
+    "rows of a table of theirs": (
+        "CREATE TABLE tmp (id int);",
+        "DELETE FROM tmp; DROP TABLE tmp;",
+        "DROP TABLE tmp;",
+        "CREATE TABLE tmp (id int); INSERT INTO tmp VALUES (1);",
+    ),
+}
+
+
+@pytest.mark.parametrize("transaction", ["all", "each"])
+@pytest.mark.parametrize("kind", ["a table", "a column", "a renamed column"])
+def test_what_scripts_make_and_take_away_themselves_needs_no_consent(three, kind, transaction):  # noqa: F811
+    first_up, first_down, second_up, second_down = PAIRS[kind]
+    before = three.columns("users")
+    three.apply("20260104_first", first_up, first_down)
+    three.apply("20260105_second", second_up, second_down)
+    result = three.down(steps=2, transaction=transaction)
+    assert result["changed"] and not result.get("failed"), result
+    assert three.tables() == ["reactions", "users"] and three.columns("users") == before
+
+
+def test_rows_that_a_script_wrote_itself_are_nobodys_data(three):  # noqa: F811
+    first_up, first_down, second_up, second_down = PAIRS["rows of a table of theirs"]
+    three.apply("20260104_first", first_up, first_down)
+    three.apply("20260105_second", second_up, second_down)
+    assert three.down(steps=2)["changed"] and three.tables() == ["reactions", "users"]
+
+
+def test_what_is_in_no_dump_is_not_lost_whatever_the_consent_says(three):  # noqa: F811
+    three.sql("INSERT INTO reactions VALUES (1)")
+    consent = {"steps": 1, "target": "v1", "confirm_data_loss": "v1"}
+    before = three.state()
+    other = {"whole": False, "tables": [{"schema": "public", "name": "users", "rows": 1}]}
+    refused(three, three.down(**consent, backup=other), "the backup does not hold", "reactions: 1 row")
+    assert three.state() == before
+    hidden = "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN DELETE FROM users; RETURN 1; END $$;"
+    dumped = {"whole": False, "tables": [{"schema": "public", "name": "reactions", "rows": 1}]}
+    three.write(REACTIONS[0], None, f"{hidden} CREATE VIEW v AS SELECT f(); CREATE TABLE x AS SELECT * FROM v;")
+    refused(three, three.down(**consent, backup=dumped), "the backup does not hold", "1 row of users deleted")
+    assert three.state() == before
+    three.write(REACTIONS[0], None, REACTIONS[2])
+    assert three.down(**consent, backup=dumped)["changed"] and three.tables() == ["users"]

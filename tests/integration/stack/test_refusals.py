@@ -286,7 +286,11 @@ def test_where_no_backup_is_wanted_none_has_to_be_possible_and_the_plan_says_so(
     try:
         fleet.shell("app1", away)
         run = fleet.play(
-            "rollback_plan.yml", release="v1.1.0", rollback_confirm_data_loss="v1.1.0", rollback_backup=False
+            # As a string, which `-e rollback_backup=false` is.
+            "rollback_plan.yml",
+            release="v1.1.0",
+            rollback_confirm_data_loss="v1.1.0",
+            rollback_backup="false",
         )
     finally:
         fleet.shell("app1", back)

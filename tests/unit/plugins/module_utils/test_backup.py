@@ -201,7 +201,8 @@ def test_a_manifest_of_another_format_is_not_guessed_at():
         _backup.parse(MANIFEST.as_text().replace('"v": 1', '"v": 2'), "full.json")
 
 
-MARKED = replace(MANIFEST, after={"at": "2026-05-04T04:00:00Z", "position": 710})
+MARKED = replace(MANIFEST, after={"at": "2026-05-04T04:00:00Z", "position": 710, "quiet": True})
+BUSY = replace(MANIFEST, after={"at": "2026-05-04T04:00:00Z", "position": 710, "quiet": False})
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,7 @@ MARKED = replace(MANIFEST, after={"at": "2026-05-04T04:00:00Z", "position": 710}
     [
         (MARKED, 16384, 710, "", True),
         (MARKED, 16384, 711, "", False),
+        (BUSY, 16384, 710, "", False),
         (MARKED, 16384, 709, "", False),
         (MARKED, 99999, 710, "", False),
         (MANIFEST, 16384, 700, "", False),
