@@ -37,7 +37,7 @@ integration: setup ## real PostgreSQL, then whole rollbacks and every refusal on
 	@scripts/needs-database
 	@mkdir -p .cache; echo "integration: the sandbox starts meanwhile (its output: .cache/sandbox-up.log)"; \
 	sandbox/sandbox up --hosts 2 >.cache/sandbox-up.log 2>&1 & sandbox=$$!; \
-	pytest tests/integration/prisma -q -n 3 --ignore tests/integration/prisma/test_speed.py || { wait $$sandbox || true; exit 1; }; \
+	pytest tests/integration/prisma -q -n 3 --ignore tests/integration/prisma/test_speed.py || { wait $$sandbox; exit 1; }; \
 	wait $$sandbox || { cat .cache/sandbox-up.log; exit 1; }
 	pytest tests/integration/prisma/test_speed.py -q -s
 	pytest tests/integration/stack -q --durations=5

@@ -72,7 +72,7 @@ def require_client(found: Sequence[Client], server: int, searched: str) -> Clien
     if client:
         return client
     problem = client_missing(found, server, searched)
-    raise PrismaError(f"{problem['message']} Next: {problem['next']}", **_fields(problem))
+    raise PrismaError(f"{problem['message']} Next: {problem['next']}", **fields(problem))
 
 
 def client_missing(found: Sequence[Client], server: int, searched: str) -> dict[str, str]:
@@ -86,7 +86,7 @@ def client_missing(found: Sequence[Client], server: int, searched: str) -> dict[
     }
 
 
-def _fields(problem: Mapping[str, str]) -> dict[str, str]:
+def fields(problem: Mapping[str, str]) -> dict[str, str]:
     return {"code": problem["code"], "next": problem["next"]}
 
 

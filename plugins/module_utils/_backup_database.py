@@ -122,7 +122,7 @@ def resolve(
     Partitions and children are dumped with their table. The names are read on the path on which the scripts run.
     """
     asked = [str(loss.get("relation") or "") for loss in losses]
-    with reading._undone(database, place):
+    with reading.undone(database, place):
         rows = database.execute(
             "WITH RECURSIVE asked AS (SELECT n::int, to_regclass(relation) AS oid FROM unnest(%s::text[]) "
             "WITH ORDINALITY AS given (relation, n) WHERE relation <> ''), "

@@ -95,7 +95,7 @@ def readiness(database: Database, run: Run, folder: str, container: str, path: s
 
 
 def connection_string(database: Database, client: Client, timeout: int) -> str:
-    return backup.conninfo(_connection._with_roots(database.target.params, client.major * 10000), timeout)
+    return backup.conninfo(_connection.with_roots(database.target.params, client.major * 10000), timeout)
 
 
 def environment(database: Database) -> dict[str, str]:

@@ -95,7 +95,7 @@ def _import_driver() -> tuple[Any, int]:
         ) from None
 
 
-def _with_roots(params: Mapping[str, str], libpq_version: int) -> dict[str, str]:
+def with_roots(params: Mapping[str, str], libpq_version: int) -> dict[str, str]:
     """The parameters with a file for the system's certification authorities, which libpq finds itself only since 16."""
     if params.get("sslrootcert") != "system" or libpq_version >= 160000:
         return dict(params)
@@ -149,7 +149,7 @@ class Database:
         self._pending: list[str] = []
         versions = self._module.pq.version if self._major == 3 else self._module.extensions.libpq_version
         params = {
-            **_with_roots(target.params, versions()),
+            **with_roots(target.params, versions()),
             "connect_timeout": str(connect_timeout),
             "application_name": APPLICATION_NAME,
             # In the start-up packet, so that RESET ALL inside a script cannot change it.

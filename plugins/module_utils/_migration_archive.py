@@ -33,16 +33,16 @@ def write(archive: str, name: str, content: Mapping[str, bytes]) -> None:
     """Put a migration into the archive in place of what is there. The caller holds ``_state_dir.exclusive``."""
     folder, fresh, old = (os.path.join(archive, each) for each in (name, f".{name}.new", f".{name}.old"))
     with _state_dir.told("write", folder):
-        shutil.rmtree(fresh, ignore_errors=True)
+        _removed(fresh)
         _state_dir.make_directory(fresh)
         for file, script in content.items():
             _state_dir.write_atomic(os.path.join(fresh, file), script)
         if os.path.isdir(folder):
-            shutil.rmtree(old, ignore_errors=True)
+            _removed(old)
             os.rename(folder, old)
         os.rename(fresh, folder)
         _state_dir.sync_directory(archive)
-        shutil.rmtree(old, ignore_errors=True)
+        _removed(old)
 
 
 def mend(archive: str) -> None:
@@ -53,3 +53,8 @@ def mend(archive: str) -> None:
                 folder = os.path.join(archive, entry[1 : -len(".old")])
                 if not os.path.isdir(folder):
                     os.rename(os.path.join(archive, entry), folder)
+
+
+def _removed(folder: str) -> None:
+    if os.path.isdir(folder):
+        shutil.rmtree(folder)

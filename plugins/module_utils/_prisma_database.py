@@ -194,7 +194,7 @@ def set_search_path(database: Database, place: Place) -> None:
 
 
 @contextmanager
-def _undone(database: Database, place: Place, seconds: float = COUNT_SECONDS) -> Iterator[None]:
+def undone(database: Database, place: Place, seconds: float = COUNT_SECONDS) -> Iterator[None]:
     """Run in a savepoint or a read-only transaction of its own, undone either way: settings do not outlive it.
 
     The names are those of the scripts, and row security hides no row: it fails the query instead.
@@ -296,7 +296,7 @@ def _numbers(database: Database, place: Place, losses: Sequence[Loss]) -> dict[L
 
 def _there(database: Database, place: Place, losses: Sequence[Loss]) -> list[Loss]:
     """The losses whose table, and column where one is meant, exist now."""
-    with _undone(database, place):
+    with undone(database, place):
         rows = database.execute(
             "SELECT n::int FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS asked (relation, attribute, n) "
             "WHERE to_regclass(relation) IS NOT NULL AND (attribute = '' OR EXISTS (SELECT FROM "
@@ -317,7 +317,7 @@ def _counted(database: Database, place: Place, losses: Sequence[Loss], deadline:
         queries.append(f"SELECT {at} AS at, {what} AS number FROM {source}{condition}")
     if not queries:
         return {}
-    with _undone(database, place, max(1.0, deadline - time.monotonic())):
+    with undone(database, place, max(1.0, deadline - time.monotonic())):
         rows = database.execute("SELECT at, number FROM (" + " UNION ALL ".join(queries) + ") AS counted")
     return {losses[row["at"]]: row["number"] for row in rows}
 
@@ -326,7 +326,7 @@ def family(database: Database, place: Place, relations: Sequence[names.Relation]
     """The oids of tables by the names that scripts give them, each with its partitions and other children."""
     if not relations:
         return {}
-    with _undone(database, place):
+    with undone(database, place):
         rows = database.execute(
             "WITH RECURSIVE tree (n, oid) AS (SELECT n, to_regclass(relation)::oid FROM unnest(%s::text[]) WITH "
             "ORDINALITY AS asked (relation, n) WHERE to_regclass(relation) IS NOT NULL UNION SELECT tree.n, i.inhrelid "
@@ -344,7 +344,7 @@ def outside(database: Database, place: Place, relations: Sequence[str], oids: se
     """Those of the tables, written as in SQL, of which not all rows are in the tables with these oids."""
     if not relations:
         return set()
-    with _undone(database, place):
+    with undone(database, place):
         rows = database.execute(
             "WITH RECURSIVE tree (relation, oid) AS (SELECT relation, to_regclass(relation)::oid "
             "FROM unnest(%s::text[]) AS asked (relation) WHERE relation <> '' UNION SELECT tree.relation, i.inhrelid "
@@ -379,7 +379,7 @@ def _children(database: Database, place: Place, losses: Sequence[Loss]) -> dict[
     relations = sorted({loss.relation for loss in losses if loss.relation is not None})
     if not relations:
         return {}
-    with _undone(database, place):
+    with undone(database, place):
         rows = database.execute(
             "SELECT n::int, conrelid::regclass::text AS child FROM unnest(%s::text[]) WITH ORDINALITY AS asked "
             "(relation, n) JOIN pg_catalog.pg_constraint ON confrelid = to_regclass(relation) AND contype = 'f' "

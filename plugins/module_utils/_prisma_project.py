@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.connectin.rollback.plugins.module_utils import _database_url
+from ansible_collections.connectin.rollback.plugins.module_utils import _database_url, _prisma_config
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_layout as layout
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
 
@@ -61,7 +61,7 @@ def read(folder: str) -> layout.Layout:
         )
     folder = os.path.abspath(folder)
     config_file = next((path for path in _below(folder, _CONFIGS) if os.path.isfile(path)), "")
-    config = layout.read_config(_text(config_file), config_file, folder) if config_file else None
+    config = _prisma_config.read_config(_text(config_file), config_file, folder) if config_file else None
     package = _package(folder)
     version = _installed_version(folder) or package.version
     schema_path = _schema_path(folder, config, "" if layout.major(version) >= 7 else package.schema)

@@ -519,11 +519,12 @@ class Transaction:
     def _record(self, step: Step, before: Sequence[Row]) -> bool:
         """Mark or delete the rows of the migration. True if the script had done so; it may touch no other row."""
         ids = set(step.ids)
-        after = {row.id: row for row in reading.read_rows(self.database, self._place)}
+        now = reading.read_rows(self.database, self._place)
+        after = {row.id: row for row in now}
         for row in before:
-            now = after.pop(row.id, None)
-            own = row.id in ids and (now is None or replace(now, rolled_back_at=None) == row)
-            if now != row and not own:
+            found = after.pop(row.id, None)
+            own = row.id in ids and (found is None or replace(found, rolled_back_at=None) == row)
+            if found != row and not own:
                 raise PrismaError(
                     f"Nothing was changed, because {step.script.path} changes the history of {row.migration_name} in "
                     f"{reading.TABLE}, which is not its own. Take that statement out.",
@@ -537,7 +538,7 @@ class Transaction:
                 failed_migration=step.name,
                 file=step.script.path,
             )
-        left = [row for row in reading.read_rows(self.database, self._place) if row.id in ids and row.live]
+        left = [row for row in now if row.id in ids and row.live]
         if left:
             condition = "WHERE id = ANY(%s) AND rolled_back_at IS NULL RETURNING id"
             table = self._place.table_beside_parameters

@@ -216,7 +216,13 @@ next:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.connectin.rollback.plugins.module_utils import _backup_programs, _backup_work, _connection
+from ansible_collections.connectin.rollback.plugins.module_utils import (
+    _backup_files,
+    _backup_programs,
+    _backup_restore,
+    _connection,
+    _prisma_project,
+)
 from ansible_collections.connectin.rollback.plugins.module_utils._backup_database import Connection
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
 from ansible_collections.connectin.rollback.plugins.module_utils._state_dir import StateDirError
@@ -243,16 +249,16 @@ def manifest_text(work):
     texts = []
     for kind in ("full", "lost"):
         try:
-            manifest = _backup_work.read(work.folder, kind)
+            manifest = _backup_files.read(work.folder, kind)
         except PrismaError:
             manifest = None
         texts.append(manifest.as_text() if manifest else "")
     return "".join(texts)
 
 
-def settle(module, database):
+def settle(module, params, database):
     """Bring the backup where the options want it. Returns the module's results."""
-    work = _backup_work.Work(module.params, database, _backup_programs.runner(module), module.warn)
+    work = _backup_restore.Restore(params, database, _backup_programs.runner(module), module.warn)
     before = manifest_text(work)
     found = {"restored": {}, "kept": {}, "left": []}
     state = module.params["state"]
@@ -300,11 +306,12 @@ def main():
     )
     database = None
     try:
-        target = _connection.target_from(module.params)
-        for note in target.notes:
-            module.warn(f"database URL: {note}")
-        database = Connection(target, module.params["connect_timeout"])
-        result = settle(module, database)
+        params, notes = _prisma_project.apply(module.params)
+        target = _connection.target_from(params)
+        for note in (*notes, *(f"database URL: {note}" for note in target.notes)):
+            module.warn(note)
+        database = Connection(target, params["connect_timeout"])
+        result = settle(module, params, database)
     except PrismaError as error:
         module.fail_json(msg=error.message, **{"changed": False, **error.fields})
     except StateDirError as error:

@@ -69,7 +69,7 @@ backups:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.connectin.rollback.plugins.module_utils import _backup_work
+from ansible_collections.connectin.rollback.plugins.module_utils import _backup_files
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
 from ansible_collections.connectin.rollback.plugins.module_utils._state_dir import StateDirError
 
@@ -80,7 +80,7 @@ def main():
         supports_check_mode=True,
     )
     try:
-        backups = _backup_work.listed(module.params["path"])
+        backups = _backup_files.listed(module.params["path"])
     except PrismaError as error:
         module.fail_json(msg=error.message, changed=False, **error.fields)
     except StateDirError as error:

@@ -24,6 +24,8 @@ import psycopg
 import psycopg.sql
 import pytest
 
+from .scene import INIT, REACTIONS, RENAME
+
 CHECKOUT = Path(__file__).resolve().parents[3]
 # Where scripts/needs-database puts what comes from npm.
 PACKAGES = CHECKOUT / ".cache" / "prisma" / "node_modules"
@@ -313,3 +315,12 @@ def stack(cluster, server, tmp_path):
     stack = Stack(cluster, server, folder)
     yield stack
     stack.close()
+
+
+@pytest.fixture
+def three(stack):
+    """Three releases' worth: users, a renamed column, and a table into which nobody has written yet."""
+    for migration in (INIT, RENAME, REACTIONS):
+        stack.apply(*migration)
+    stack.sql("INSERT INTO users VALUES (1, 'Ada')")
+    return stack

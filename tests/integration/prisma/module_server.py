@@ -21,13 +21,13 @@ import pglast.stream
 import psycopg
 from ansible.module_utils import basic
 from ansible_collections.connectin.rollback.plugins.module_utils import (
-    _backup_work,
+    _backup_restore,
     _migration_archive,
     _prisma_project,
     _prisma_rollback,
 )
 
-PRELOADED = (pglast, psycopg, _backup_work, _migration_archive, _prisma_project, _prisma_rollback)
+PRELOADED = (pglast, psycopg, _backup_restore, _migration_archive, _prisma_project, _prisma_rollback)
 
 
 def answer(connection: socket.socket) -> None:

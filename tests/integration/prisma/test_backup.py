@@ -11,12 +11,12 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from .conftest import CHECKOUT, DISTRIBUTION, NEWEST, PASSWORD
+from .scene import wait_until
 
 BINARIES = f"/usr/lib/postgresql/{DISTRIBUTION}/bin"
 BASE = "20260101_base", "CREATE TABLE posts (id serial PRIMARY KEY, title text NOT NULL);", "DROP TABLE posts;"
@@ -444,14 +444,6 @@ def processes() -> list[tuple[str, str]]:
     return found
 
 
-def eventually(condition, seconds=15):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
-    return value
-
-
 def of_dump(backups) -> list[str]:
     mark = f"port='{backups.stack.port}'"
     return [pid for pid, line in processes() if "pg_dump" in line and mark in line]
@@ -464,7 +456,7 @@ def test_the_password_is_on_no_command_line_while_the_dump_runs(backups):
     answer = {}
     thread = threading.Thread(target=lambda: answer.update(backups.run(tables=["posts"])))
     thread.start()
-    eventually(lambda: of_dump(backups))
+    wait_until(lambda: of_dump(backups))
     seen = "".join(line for _pid, line in processes())
     blocker.execute("ROLLBACK")
     thread.join()
@@ -488,14 +480,14 @@ def test_a_dump_that_is_killed_leaves_no_dump_and_no_process_behind(backups, num
         stdout=subprocess.PIPE,
         text=True,
     )
-    eventually(lambda: of_dump(backups))
+    wait_until(lambda: of_dump(backups))
     module.send_signal(number)
     if number == signal.SIGTERM:
         assert "Interrupted" in module.communicate(timeout=20)[0]
         assert sorted(path.name for path in backups.folder.iterdir()) == ["full.dump", "full.json"]
     module.wait(timeout=20)
     blocker.execute("ROLLBACK")
-    eventually(lambda: not of_dump(backups))
+    wait_until(lambda: not of_dump(backups))
     # The dump from before is what it was, and the next one leaves nothing of the killed one.
     assert dump.read_bytes() == content and backups.manifest("full")["sha256"] == before["backup"]["sha256"]
     assert backups.run(fresh=True)["changed"]
@@ -521,6 +513,18 @@ def test_a_disk_that_is_full_is_named_and_leaves_nothing(backups):
         subprocess.run(["umount", backups.folder], check=True)
     assert refused["failed"] and "No space left" in refused["msg"] and "rollback_backup_dir" in refused["msg"]
     assert left == []
+
+
+@of_distribution
+def test_the_url_may_be_that_of_a_project_of_prisma(backups, tmp_path):
+    with_posts(backups)
+    project = tmp_path / "api"
+    (project / "prisma").mkdir(parents=True)
+    source = 'datasource db {\n  provider = "postgresql"\n  url = env("DATABASE_URL")\n}\n'
+    (project / "prisma" / "schema.prisma").write_text(source)
+    (project / ".env").write_text(f"DATABASE_URL={backups.stack.url}\n")
+    result = backups.run(project=str(project), database_url=None)
+    assert result.get("changed"), result
 
 
 @of_newest

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-
 import psycopg
 import pytest
 
-from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+from .scene import INIT, REACTIONS, RENAME, in_background, refused, wait_until
 from .wire import AFTER, BEFORE, Proxy, at_commit
 
 
-def in_background(work):
-    """Start it; the returned function gives its result."""
-    found = {}
-    thread = threading.Thread(target=lambda: found.update(result=work()))
-    thread.start()
-
-    def result():
-        thread.join(30)
-        return found["result"]
-
-    return result
-
-
-def wait_until(condition):
-    """Ask the database until something holds that another session is about to do."""
-    for _ in range(2000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it never happened")
-
-
-def test_a_running_deploy_is_waited_for_and_named_when_it_takes_too_long(three):  # noqa: F811
+def test_a_running_deploy_is_waited_for_and_named_when_it_takes_too_long(three):
     before = three.state()
     deploy = three.connect(user="app", application_name="prisma-deploy")
     deploy.execute("SELECT pg_advisory_lock(72707369)")
@@ -44,7 +20,7 @@ def test_a_running_deploy_is_waited_for_and_named_when_it_takes_too_long(three):
     assert "prisma-deploy" in str(three.down(REACTIONS[0], check=True)["warnings"])
 
 
-def test_the_rollback_goes_on_as_soon_as_the_deploy_lets_go(three):  # noqa: F811
+def test_the_rollback_goes_on_as_soon_as_the_deploy_lets_go(three):
     deploy = three.connect()
     deploy.execute("SELECT pg_advisory_lock(72707369)")
     finished = in_background(lambda: three.down(REACTIONS[0]))
@@ -57,7 +33,7 @@ def test_the_rollback_goes_on_as_soon_as_the_deploy_lets_go(three):  # noqa: F81
     assert finished()["changed"]
 
 
-def test_a_history_that_changes_while_waiting_for_the_lock_is_not_touched(three):  # noqa: F811
+def test_a_history_that_changes_while_waiting_for_the_lock_is_not_touched(three):
     deploy = three.connect()
     deploy.execute("SELECT pg_advisory_lock(72707369)")
     finished = in_background(lambda: three.down(REACTIONS[0]))
@@ -77,7 +53,7 @@ def test_a_history_that_changes_while_waiting_for_the_lock_is_not_touched(three)
     assert three.state() == before
 
 
-def test_a_deploy_cannot_start_between_the_script_and_the_commit_even_with_its_lock_disabled(three):  # noqa: F811
+def test_a_deploy_cannot_start_between_the_script_and_the_commit_even_with_its_lock_disabled(three):
     gate = three.connect()
     gate.execute("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
     finished = in_background(lambda: three.down(RENAME[0], lock_timeout=0))
@@ -91,7 +67,7 @@ def test_a_deploy_cannot_start_between_the_script_and_the_commit_even_with_its_l
     assert finished()["changed"]
 
 
-def test_a_deploy_that_queues_behind_is_a_warning(three):  # noqa: F811
+def test_a_deploy_that_queues_behind_is_a_warning(three):
     gate = three.connect()
     gate.execute("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
     finished = in_background(lambda: three.down(RENAME[0], lock_timeout=0))
@@ -104,7 +80,7 @@ def test_a_deploy_that_queues_behind_is_a_warning(three):  # noqa: F811
     queued()
 
 
-def test_a_table_that_stays_locked_is_tried_again_and_then_given_up(three):  # noqa: F811
+def test_a_table_that_stays_locked_is_tried_again_and_then_given_up(three):
     before = three.state()
     reader = three.connect()
     reader.execute("BEGIN; SELECT * FROM users")
@@ -114,7 +90,7 @@ def test_a_table_that_stays_locked_is_tried_again_and_then_given_up(three):  # n
     assert three.state() == before
 
 
-def test_a_table_that_is_let_go_meanwhile_is_rolled_back_by_a_retry(three):  # noqa: F811
+def test_a_table_that_is_let_go_meanwhile_is_rolled_back_by_a_retry(three):
     reader = three.connect()
     reader.execute("BEGIN; SELECT * FROM users")
     finished = in_background(lambda: three.down(RENAME[0], lock_timeout=0.2, retries=5))
@@ -124,7 +100,7 @@ def test_a_table_that_is_let_go_meanwhile_is_rolled_back_by_a_retry(three):  # n
     assert finished()["changed"] and three.columns("users") == ["id", "name"]
 
 
-def test_a_statement_that_takes_too_long_is_cut_off_and_undone(three):  # noqa: F811
+def test_a_statement_that_takes_too_long_is_cut_off_and_undone(three):
     three.write(REACTIONS[0], None, "SET statement_timeout = 0; DROP TABLE reactions;")
     three.write(RENAME[0], None, "SELECT pg_sleep(20);")
     before = three.state()
@@ -133,7 +109,7 @@ def test_a_statement_that_takes_too_long_is_cut_off_and_undone(three):  # noqa: 
     assert three.state() == before
 
 
-def test_another_session_is_refused_by_name_and_gone_it_is_not(three):  # noqa: F811
+def test_another_session_is_refused_by_name_and_gone_it_is_not(three):
     before = three.state()
     api = three.connect(user="app", application_name="api-on-app1")
     result = three.down(REACTIONS[0], require_no_sessions=True, sessions_wait=0.2)
@@ -155,13 +131,13 @@ def test_another_session_is_refused_by_name_and_gone_it_is_not(three):  # noqa: 
     assert finished()["changed"]
 
 
-def test_a_session_whose_details_the_role_may_not_see_is_still_there(three):  # noqa: F811
+def test_a_session_whose_details_the_role_may_not_see_is_still_there(three):
     three.connect(user="postgres", application_name="console")
     assert [each["application_name"] for each in three.info()["sessions"]] == ["console"]
     refused(three, three.down(REACTIONS[0], require_no_sessions=True, sessions_wait=0.1), "console")
 
 
-def test_a_row_written_after_the_plan_was_counted_needs_consent_too(three):  # noqa: F811
+def test_a_row_written_after_the_plan_was_counted_needs_consent_too(three):
     deploy = three.connect()
     deploy.execute("SELECT pg_advisory_lock(72707369)")
     finished = in_background(lambda: three.down(REACTIONS[0], target="v1"))
@@ -180,14 +156,14 @@ def test_a_row_written_after_the_plan_was_counted_needs_consent_too(three):  # n
     assert three.tables() == ["reactions", "users"]
 
 
-def test_a_commit_whose_answer_was_lost_is_found_committed(three):  # noqa: F811
+def test_a_commit_whose_answer_was_lost_is_found_committed(three):
     proxy = Proxy(three.port, at_commit(AFTER))
     result = three.down(REACTIONS[0], database_url=proxy.url(three.url))
     assert result["changed"] and "says that it committed" in str(result["warnings"]), result
     assert three.live() == [INIT[0], RENAME[0]] == result["applied_after"] and three.tables() == ["users"]
 
 
-def test_a_commit_that_never_arrived_is_found_undone(three):  # noqa: F811
+def test_a_commit_that_never_arrived_is_found_undone(three):
     before = three.state()
     proxy = Proxy(three.port, at_commit(BEFORE))
     result = three.down(REACTIONS[0], database_url=proxy.url(three.url))
@@ -195,21 +171,21 @@ def test_a_commit_that_never_arrived_is_found_undone(three):  # noqa: F811
     assert result["outcome"] == "aborted" and three.state() == before
 
 
-def test_a_commit_nobody_can_ask_about_is_called_unknown_with_the_query_to_type(three):  # noqa: F811
+def test_a_commit_nobody_can_ask_about_is_called_unknown_with_the_query_to_type(three):
     proxy = Proxy(three.port, at_commit(AFTER), left=0)
     result = three.down(REACTIONS[0], database_url=proxy.url(three.url), lock_wait=0.1)
     assert result["failed"] and result["outcome"] == "unknown" and "SELECT txid_status(" in result["msg"]
     assert result["changed"], "it may be, and the release from before must not be started on it"
 
 
-def test_a_commit_that_is_found_but_cannot_be_read_again_is_a_failure_that_says_it_changed(three):  # noqa: F811
+def test_a_commit_that_is_found_but_cannot_be_read_again_is_a_failure_that_says_it_changed(three):
     proxy = Proxy(three.port, at_commit(AFTER), left=1)
     result = three.down(REACTIONS[0], database_url=proxy.url(three.url))
     assert result["failed"] and result["changed"] and result["outcome"] == "committed", result
     assert three.live() == [INIT[0], RENAME[0]]
 
 
-def test_a_connection_that_dies_in_a_script_changes_nothing(three):  # noqa: F811
+def test_a_connection_that_dies_in_a_script_changes_nothing(three):
     before = three.state()
     three.write(REACTIONS[0], None, "DROP TABLE reactions; SELECT pg_terminate_backend(pg_backend_pid());")
     result = three.down(REACTIONS[0], target="v1", confirm_data_loss="v1")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from .conftest import CHECKOUT, NEWEST
-from .test_rolled_back import INIT, three  # noqa: F401
+from .scene import INIT
 
 # What is tested here does not depend on the server's version.
 pytestmark = pytest.mark.parametrize("programs", [NEWEST], indirect=True, scope="session", ids=["newest"])
@@ -21,7 +21,7 @@ TASKS = [task for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) for
 
 
 @pytest.fixture
-def srv(three, tmp_path):  # noqa: F811
+def srv(three, tmp_path):
     """A checkout as the page has it, with tags v1.1.0 and v1.2.0, and its .env."""
     root = tmp_path / "srv"
     folder = root / "apps" / "api" / "prisma" / "migrations"
@@ -45,7 +45,7 @@ def srv(three, tmp_path):  # noqa: F811
     return root
 
 
-def test_the_tasks_of_the_page_do_what_it_says(three, srv):  # noqa: F811
+def test_the_tasks_of_the_page_do_what_it_says(three, srv):
     results = []
     for task in TASKS:
         ((module, arguments),) = ((key, value) for key, value in task.items() if key != "name")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from .conftest import NEWEST, PASSWORD, PASSWORD_IN_URL
-from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+from .scene import INIT, REACTIONS, RENAME, refused
 from .wire import AFTER, BEFORE, Proxy, at_commit
 
 # What is tested here does not depend on the server's version.
@@ -34,14 +34,14 @@ def lasting(value):
 
 
 @pytest.mark.parametrize(("name", "extended"), [("psycopg", True), ("psycopg2", False)])
-def test_it_is_really_that_driver(three, name, extended):  # noqa: F811
+def test_it_is_really_that_driver(three, name, extended):
     # psycopg 3 leaves the parameters to PostgreSQL, psycopg2 writes them into the statement.
     with Proxy(three.port) as proxy:
         three.info(database_url=proxy.url(three.url), without=(DRIVERS[name],))
     assert any("$1" in statement for statement in proxy.statements) == extended
 
 
-def test_a_rollback_tells_what_was_there_and_what_is_there_now(three, driver):  # noqa: F811
+def test_a_rollback_tells_what_was_there_and_what_is_there_now(three, driver):
     three.sql("INSERT INTO reactions VALUES (1)")
     before = three.state()
     checked = three.down(to_migrations=[INIT[0]], check=True, **CONSENT, **driver)
@@ -53,7 +53,7 @@ def test_a_rollback_tells_what_was_there_and_what_is_there_now(three, driver):  
     assert not three.down(to_migrations=[INIT[0]], **driver)["changed"]
 
 
-def test_the_rows_are_marked_with_the_servers_time_and_deleted_where_that_is_wanted(three, driver):  # noqa: F811
+def test_the_rows_are_marked_with_the_servers_time_and_deleted_where_that_is_wanted(three, driver):
     three.down(REACTIONS[0], **driver)
     assert three.sql(
         "SELECT count(*) FROM _prisma_migrations WHERE rolled_back_at BETWEEN now() - '1 min'::interval AND now()"
@@ -62,7 +62,7 @@ def test_the_rows_are_marked_with_the_servers_time_and_deleted_where_that_is_wan
     assert three.sql("SELECT migration_name FROM _prisma_migrations") == [(INIT[0],), (REACTIONS[0],)]
 
 
-def test_a_failing_statement_is_named_by_its_line_and_position_inside_it(three, driver):  # noqa: F811
+def test_a_failing_statement_is_named_by_its_line_and_position_inside_it(three, driver):
     path = three.write(RENAME[0], None, "\ufeffSELECT 'é';\r\n\r\nSELECT 'ü', 1,\r\n  nothing_like_it;\r\n")
     before = three.state()
     result = three.down(RENAME[0], **driver)
@@ -71,7 +71,7 @@ def test_a_failing_statement_is_named_by_its_line_and_position_inside_it(three, 
     assert three.state() == before
 
 
-def test_a_dependency_is_told_with_its_detail_and_a_row_is_not(three, driver):  # noqa: F811
+def test_a_dependency_is_told_with_its_detail_and_a_row_is_not(three, driver):
     three.sql("CREATE VIEW v AS SELECT id FROM users")
     three.write(RENAME[0], None, "DROP TABLE users;")
     refused(three, three.down(RENAME[0], **CONSENT, **driver), "2BP01", "view v depends on table users")
@@ -81,21 +81,21 @@ def test_a_dependency_is_told_with_its_detail_and_a_row_is_not(three, driver):  
     assert "Grace" not in json.dumps(result["msg"]) and "(1)" not in json.dumps(result["msg"])
 
 
-def test_percent_signs_and_placeholders_run_as_they_are_written(three, driver):  # noqa: F811
+def test_percent_signs_and_placeholders_run_as_they_are_written(three, driver):
     text = "100% %s %(name)s %% $1 {}"
     three.write(RENAME[0], None, f"{RENAME[2]}\nUPDATE users SET name = '{text}' WHERE name LIKE 'A%';\n")
     assert three.down(RENAME[0], **CONSENT, **driver)["changed"]
     assert three.sql("SELECT name FROM users") == [(text,)]
 
 
-def test_a_nul_byte_is_refused_before_anything_runs(three, driver):  # noqa: F811
+def test_a_nul_byte_is_refused_before_anything_runs(three, driver):
     three.write(RENAME[0], None, RENAME[2].encode() + b"\0DROP TABLE users;")
     before = three.state()
     refused(three, three.down(to_migrations=[INIT[0]], **driver), "NUL")
     assert three.state() == before
 
 
-def test_every_notice_is_returned_with_its_severity_even_where_there_are_many(three, driver):  # noqa: F811
+def test_every_notice_is_returned_with_its_severity_even_where_there_are_many(three, driver):
     three.write(
         RENAME[0],
         None,
@@ -108,7 +108,7 @@ def test_every_notice_is_returned_with_its_severity_even_where_there_are_many(th
 
 
 @pytest.mark.parametrize(("when", "outcome"), [(AFTER, "committed"), (BEFORE, "aborted")])
-def test_a_commit_that_is_cut_off_is_found_out_about(three, driver, when, outcome):  # noqa: F811
+def test_a_commit_that_is_cut_off_is_found_out_about(three, driver, when, outcome):
     before = three.state()
     with Proxy(three.port, at_commit(when)) as proxy:
         result = three.down(REACTIONS[0], database_url=proxy.url(three.url), **driver)
@@ -120,7 +120,7 @@ def test_a_commit_that_is_cut_off_is_found_out_about(three, driver, when, outcom
         assert result["outcome"] == outcome and three.state() == before
 
 
-def test_a_backend_that_is_terminated_in_a_script_changes_nothing(three, driver):  # noqa: F811
+def test_a_backend_that_is_terminated_in_a_script_changes_nothing(three, driver):
     before = three.state()
     three.write(RENAME[0], None, f"{RENAME[2]}\nSELECT pg_terminate_backend(pg_backend_pid());")
     result = three.down(to_migrations=[INIT[0]], **CONSENT, **driver)
@@ -128,7 +128,7 @@ def test_a_backend_that_is_terminated_in_a_script_changes_nothing(three, driver)
     assert (result["failed_migration"], result["line"]) == (RENAME[0], 2) and three.state() == before
 
 
-def test_a_lock_that_is_not_to_be_had_is_tried_for_again_and_named(three, driver):  # noqa: F811
+def test_a_lock_that_is_not_to_be_had_is_tried_for_again_and_named(three, driver):
     reader = three.connect()
     reader.execute("BEGIN; SELECT * FROM users")
     before = three.state()
@@ -148,7 +148,7 @@ def test_a_lock_that_is_not_to_be_had_is_tried_for_again_and_named(three, driver
     ],
     ids=["wrong password", "no such database", "no such role", "no such host", "an option the server refuses"],
 )
-def test_a_connection_that_fails_shows_no_password(three, driver, secret, change):  # noqa: F811
+def test_a_connection_that_fails_shows_no_password(three, driver, secret, change):
     result = three.info(database_url=change(three.url), **driver)
     refused(three, result, "Cannot connect")
     shown = json.dumps(result)
@@ -173,7 +173,7 @@ SCENARIOS = {
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_both_drivers_tell_the_same(three, scenario):  # noqa: F811
+def test_both_drivers_tell_the_same(three, scenario):
     script, args = SCENARIOS[scenario]
     three.write(RENAME[0], None, script)
     told = []

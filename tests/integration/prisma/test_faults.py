@@ -24,7 +24,7 @@ import pytest
 
 from .conftest import CHECKOUT, NEWEST
 from .histories import Database, Migration, Writer
-from .test_concurrency import wait_until
+from .scene import wait_until
 from .wire import AFTER, BEFORE, SENT, Proxy, at
 
 # What is tested here does not depend on the server's version.

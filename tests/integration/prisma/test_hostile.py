@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+from .scene import INIT, REACTIONS, RENAME, refused
 
 CONSENT = {"target": "v1", "confirm_data_loss": "v1"}
 TRIGGER = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} END $$;"
@@ -36,7 +36,7 @@ MISLEADING = {
 
 
 @pytest.mark.parametrize("how", MISLEADING)
-def test_a_script_cannot_unmake_its_bookkeeping_or_touch_another_rows(three, how):  # noqa: F811
+def test_a_script_cannot_unmake_its_bookkeeping_or_touch_another_rows(three, how):
     three.write(RENAME[0], None, MISLEADING[how])
     history = "SELECT id, migration_name, checksum, rolled_back_at FROM {} ORDER BY id"
     before = three.sql(history.format("_prisma_migrations"))
@@ -45,7 +45,7 @@ def test_a_script_cannot_unmake_its_bookkeeping_or_touch_another_rows(three, how
     assert not result["changed"] and three.sql(history.format("_prisma_migrations")) == before
 
 
-def test_a_cursor_that_the_commit_would_read_is_closed_before(three):  # noqa: F811
+def test_a_cursor_that_the_commit_would_read_is_closed_before(three):
     function = f"CREATE FUNCTION g() RETURNS int LANGUAGE plpgsql AS $$ BEGIN {OWN_ROW}; RETURN 1; END $$;"
     three.write(RENAME[0], None, f"{function} DECLARE c CURSOR WITH HOLD FOR SELECT g();")
     assert three.down(RENAME[0], **CONSENT)["changed"]
@@ -63,7 +63,7 @@ SMUGGLED = {
 
 @pytest.mark.parametrize("hidden", [(), ("pglast",)], ids=["pglast", "no pglast"])
 @pytest.mark.parametrize("how", SMUGGLED)
-def test_a_commit_cannot_be_smuggled_in(three, how, hidden):  # noqa: F811
+def test_a_commit_cannot_be_smuggled_in(three, how, hidden):
     three.write(RENAME[0], None, f"DROP TABLE reactions; {SMUGGLED[how]}")
     before = three.state()
     refused(three, three.down(RENAME[0], **CONSENT, without=hidden))
@@ -71,21 +71,21 @@ def test_a_commit_cannot_be_smuggled_in(three, how, hidden):  # noqa: F811
 
 
 @pytest.mark.parametrize("hidden", [(), ("pglast",)], ids=["pglast", "no pglast"])
-def test_no_statement_is_lost_in_a_file_whose_lines_end_in_carriage_returns(three, hidden):  # noqa: F811
+def test_no_statement_is_lost_in_a_file_whose_lines_end_in_carriage_returns(three, hidden):
     three.write(RENAME[0], None, f"SELECT 1;\r-- the column\r{RENAME[2]}\r")
     result = three.down(RENAME[0], **CONSENT, without=hidden)
     assert result.get("failed") or three.columns("users") == ["id", "name"], result
 
 
 @pytest.mark.parametrize("transaction", ["all", "each"])
-def test_a_temporary_table_of_one_script_is_not_what_the_next_one_changes(three, transaction):  # noqa: F811
+def test_a_temporary_table_of_one_script_is_not_what_the_next_one_changes(three, transaction):
     three.write(REACTIONS[0], None, "CREATE TEMP TABLE users AS SELECT * FROM users; DROP TABLE reactions;")
     result = three.down(to_migrations=[INIT[0]], transaction=transaction, **CONSENT)
     assert result["changed"], result
     assert three.columns("public.users") == ["id", "name"]
 
 
-def test_the_roles_own_reading_of_strings_is_not_assumed(three):  # noqa: F811
+def test_the_roles_own_reading_of_strings_is_not_assumed(three):
     admin = three.connect()
     admin.execute("ALTER ROLE app SET standard_conforming_strings = off")
     try:
@@ -127,7 +127,7 @@ LOSING = {
 
 
 @pytest.mark.parametrize("how", LOSING)
-def test_no_row_and_no_value_is_lost_without_consent_by(three, how):  # noqa: F811
+def test_no_row_and_no_value_is_lost_without_consent_by(three, how):
     three.sql("CREATE VIEW v0 AS SELECT 1 AS a; CREATE TABLE uses (id int, c v0); INSERT INTO uses VALUES (1, ROW(1))")
     before = three.state()
     three.write(RENAME[0], None, LOSING[how])

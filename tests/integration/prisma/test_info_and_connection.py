@@ -10,10 +10,10 @@ import sys
 import pytest
 
 from .conftest import CHECKOUT, LEDGER, PASSWORD, PASSWORD_IN_URL
-from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+from .scene import INIT, REACTIONS, RENAME, refused
 
 
-def test_the_history_tells_every_state(three):  # noqa: F811
+def test_the_history_tells_every_state(three):
     three.row("20260104_half", state="failed")
     three.row("20260105_gone", state="rolled_back")
     three.row("20260106_baseline", steps=0)
@@ -39,12 +39,12 @@ def test_the_history_tells_every_state(three):  # noqa: F811
     assert "failed" not in result and not result["changed"]
 
 
-def test_without_a_target_nothing_is_called_unknown(three):  # noqa: F811
+def test_without_a_target_nothing_is_called_unknown(three):
     result = three.info()
     assert result["unknown_to_target"] == [] and {each["known_to_target"] for each in result["migrations"]} == {None}
 
 
-def test_a_database_without_the_table_is_told_by_info_and_refused_for_a_rollback(three):  # noqa: F811
+def test_a_database_without_the_table_is_told_by_info_and_refused_for_a_rollback(three):
     three.sql("DROP TABLE _prisma_migrations")
     result = three.info()
     assert (result["initialized"], result["layout"]) == (False, "none") and result["applied"] == []
@@ -52,12 +52,12 @@ def test_a_database_without_the_table_is_told_by_info_and_refused_for_a_rollback
     refused(three, three.down(REACTIONS[0]), "_prisma_migrations is not in schema public")
 
 
-def test_another_table_of_that_name_is_not_prismas(three):  # noqa: F811
+def test_another_table_of_that_name_is_not_prismas(three):
     three.sql("ALTER TABLE _prisma_migrations DROP COLUMN logs")
     refused(three, three.info(), "lacks logs")
 
 
-def test_the_schema_is_found_where_the_url_names_none_and_asked_for_where_there_are_two(three):  # noqa: F811
+def test_the_schema_is_found_where_the_url_names_none_and_asked_for_where_there_are_two(three):
     url = three.url.replace("schema=public&", "")
     three.sql("ALTER TABLE _prisma_migrations RENAME TO x; CREATE SCHEMA other; ALTER TABLE x SET SCHEMA other")
     three.sql("ALTER TABLE other.x RENAME TO _prisma_migrations")
@@ -82,13 +82,13 @@ def test_unqualified_names_of_a_script_are_those_of_the_urls_schema(stack):
     assert stack.sql("SELECT schemaname::text FROM pg_tables WHERE tablename = 't'") == [("public",)]
 
 
-def test_a_database_of_prisma_next_is_refused(three):  # noqa: F811
+def test_a_database_of_prisma_next_is_refused(three):
     three.sql("CREATE SCHEMA prisma_contract; CREATE TABLE prisma_contract.marker (id int)")
     assert three.info()["layout"] == "prisma-next"
     refused(three, three.down(REACTIONS[0]), "Prisma Next")
 
 
-def test_a_role_that_does_not_own_the_table_is_told_so_and_changes_nothing(three):  # noqa: F811
+def test_a_role_that_does_not_own_the_table_is_told_so_and_changes_nothing(three):
     admin = three.connect()
     admin.execute("ALTER TABLE reactions OWNER TO postgres")
     admin.execute("GRANT SELECT ON reactions TO app")
@@ -97,7 +97,7 @@ def test_a_role_that_does_not_own_the_table_is_told_so_and_changes_nothing(three
     assert three.live() == before
 
 
-def test_the_url_is_read_from_an_env_file_and_the_host_resolved_as_told(three, tmp_path):  # noqa: F811
+def test_the_url_is_read_from_an_env_file_and_the_host_resolved_as_told(three, tmp_path):
     env = tmp_path / ".env"
     url = three.url.replace("127.0.0.1", "db.internal")
     env.write_text(f'OTHER=x\nexport DATABASE_URL="{url}" # the database\n')
@@ -106,24 +106,24 @@ def test_the_url_is_read_from_an_env_file_and_the_host_resolved_as_told(three, t
     refused(three, three.info(env_file=str(tmp_path / "none")), "Cannot read env_file")
 
 
-def test_a_wrong_password_is_refused_without_being_shown(three):  # noqa: F811
+def test_a_wrong_password_is_refused_without_being_shown(three):
     url = three.url.replace(PASSWORD_IN_URL, "wr0ng%2Fpassword")
     result = three.info(database_url=url)
     refused(three, result, "Cannot connect", f"app@127.0.0.1:{three.port}/{three.name}")
     assert "wr0ng" not in json.dumps(result)
 
 
-def test_nobody_listening_is_refused_with_the_address(three):  # noqa: F811
+def test_nobody_listening_is_refused_with_the_address(three):
     url = three.url.replace(f":{three.port}/", ":1/")
     refused(three, three.down(REACTIONS[0], database_url=url), "Cannot connect", "127.0.0.1:1/")
 
 
-def test_no_driver_is_refused_with_the_package_to_install(three):  # noqa: F811
+def test_no_driver_is_refused_with_the_package_to_install(three):
     refused(three, three.info(without=("psycopg", "psycopg2")), "python3-psycopg")
 
 
 @pytest.fixture
-def ansible(three, tmp_path):  # noqa: F811
+def ansible(three, tmp_path):
     """The modules through Ansible itself, most verbose."""
 
     def run(module, **args):
@@ -148,7 +148,7 @@ def ansible(three, tmp_path):  # noqa: F811
     return run
 
 
-def test_through_ansible_a_rollback_works_and_shows_no_password_at_any_verbosity(three, ansible, tmp_path):  # noqa: F811
+def test_through_ansible_a_rollback_works_and_shows_no_password_at_any_verbosity(three, ansible, tmp_path):
     env = tmp_path / ".env"
     env.write_text(f"DATABASE_URL={three.url}\n")
     done = ansible("prisma_migration", env_file=str(env), migrations=[REACTIONS[0]])
@@ -158,7 +158,7 @@ def test_through_ansible_a_rollback_works_and_shows_no_password_at_any_verbosity
     assert PASSWORD not in shown and PASSWORD_IN_URL not in shown
 
 
-def test_through_ansible_a_url_given_as_an_option_is_hidden_in_the_invocation(three, ansible):  # noqa: F811
+def test_through_ansible_a_url_given_as_an_option_is_hidden_in_the_invocation(three, ansible):
     url = three.url.replace(f":{three.port}/", ":1/")
     done = ansible("prisma_migration_info", database_url=url)
     assert done.returncode == 2 and "Cannot connect" in done.stdout, done.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import NEWEST, PASSWORD, PASSWORD_IN_URL
-from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+from .scene import INIT, REACTIONS, RENAME, refused
 
 # What is tested here does not depend on the server's version.
 pytestmark = pytest.mark.parametrize("programs", [NEWEST], indirect=True, scope="session", ids=["newest"])
@@ -88,7 +88,7 @@ LAYOUTS = {
 
 
 @pytest.fixture
-def project(three, tmp_path):  # noqa: F811
+def project(three, tmp_path):
     """Writes a project whose migrations are those of the database."""
 
     def write(migrations: str, files: dict[str, str]) -> Path:
@@ -112,7 +112,7 @@ def only(root, **more):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_the_project_alone_is_enough_to_read_and_to_roll_back(three, project, name):  # noqa: F811
+def test_the_project_alone_is_enough_to_read_and_to_roll_back(three, project, name):
     migrations, files = LAYOUTS[name]
     root = project(migrations, files)
     result = three.info(**only(root))
@@ -126,7 +126,7 @@ def test_the_project_alone_is_enough_to_read_and_to_roll_back(three, project, na
     assert not three.down(REACTIONS[0], **only(root))["changed"]
 
 
-def test_explicit_options_win_over_the_project(three, project, tmp_path):  # noqa: F811
+def test_explicit_options_win_over_the_project(three, project, tmp_path):
     root = project(*LAYOUTS["prisma 5"])
     (root / ".env").write_text(f"DATABASE_URL={POOLED}\nOTHER={three.url}\n")
     other = tmp_path / "compose.env"
@@ -137,7 +137,7 @@ def test_explicit_options_win_over_the_project(three, project, tmp_path):  # noq
     refused(three, three.info(**only(root)), "Cannot connect")
 
 
-def test_a_url_in_the_schema_works_with_a_warning_and_is_not_shown(three, project):  # noqa: F811
+def test_a_url_in_the_schema_works_with_a_warning_and_is_not_shown(three, project):
     literal = SCHEMA.format(provider="postgresql", url='url = "{url}"')
     result = three.info(**only(project("prisma/migrations", {"prisma/schema.prisma": literal})))
     assert result["last_applied"] == REACTIONS[0] and "schema.prisma, line 3" in str(result["warnings"])
@@ -145,14 +145,14 @@ def test_a_url_in_the_schema_works_with_a_warning_and_is_not_shown(three, projec
 
 
 @pytest.mark.parametrize("provider", ["mysql", "sqlite", "sqlserver", "cockroachdb"])
-def test_the_project_of_another_database_is_refused_before_anything_connects(three, project, provider):  # noqa: F811
+def test_the_project_of_another_database_is_refused_before_anything_connects(three, project, provider):
     schema = SCHEMA.format(provider=provider, url='url = env("DATABASE_URL")')
     root = project("prisma/migrations", {"prisma/schema.prisma": schema, ".env": f"DATABASE_URL={POOLED}\n"})
     for result in (three.info(**only(root)), three.down(REACTIONS[0], **only(root))):
         refused(three, result, f'provider is "{provider}"', "schema.prisma, line 2")
 
 
-def test_migrations_of_another_database_are_refused_by_their_lock(three):  # noqa: F811
+def test_migrations_of_another_database_are_refused_by_their_lock(three):
     (three.folder / "migration_lock.toml").write_text(LOCK.replace("postgresql", "mysql"))
     for result in (three.info(), three.down(REACTIONS[0])):
         refused(three, result, 'provider is "mysql"', "migration_lock.toml")
@@ -160,14 +160,14 @@ def test_migrations_of_another_database_are_refused_by_their_lock(three):  # noq
     assert three.down(REACTIONS[0])["changed"]
 
 
-def test_what_code_works_out_is_asked_for_with_its_line(three, project):  # noqa: F811
+def test_what_code_works_out_is_asked_for_with_its_line(three, project):
     config = "import { url } from './env'\n\nexport default defineConfig({\n  datasource: { url },\n})\n"
     root = project("prisma/migrations", {"prisma/schema.prisma": SEVEN, "prisma.config.ts": config, ".env": "U={url}"})
     refused(three, three.info(**only(root)), "prisma.config.ts, line 4", "env_variable")
     assert three.info(**only(root, env_variable="U"))["last_applied"] == REACTIONS[0]
 
 
-def test_a_project_of_prisma_8_is_refused(three, project):  # noqa: F811
+def test_a_project_of_prisma_8_is_refused(three, project):
     config = "import { definePrismaConfig } from 'prisma/config'\nexport default definePrismaConfig({ orm: x })\n"
     root = project("prisma/migrations", {"prisma.config.ts": config, ".env": "DATABASE_URL={url}\n"})
     refused(three, three.down(REACTIONS[0], **only(root)), "Prisma 8")

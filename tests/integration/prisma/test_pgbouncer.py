@@ -10,8 +10,7 @@ import psycopg
 import pytest
 
 from .conftest import DATABASE, PASSWORD, folder_of_the_server, free_port
-from .test_concurrency import in_background, wait_until
-from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+from .scene import INIT, REACTIONS, RENAME, in_background, refused, wait_until
 
 PGBOUNCER = "/usr/sbin/pgbouncer"
 
@@ -35,7 +34,7 @@ class Pool:
 
 
 @pytest.fixture
-def pool(three):  # noqa: F811
+def pool(three):
     if not os.path.exists(PGBOUNCER):
         pytest.fail("PgBouncer is not here: run scripts/needs-database", pytrace=False)
     pool = Pool(three, free_port())
@@ -62,7 +61,7 @@ def pool(three):  # noqa: F811
 
 
 @pytest.mark.parametrize("more", ["", "&pgbouncer=true"], ids=["plain", "pgbouncer=true"])
-def test_a_history_is_read_and_rolled_back_through_it(three, pool, more):  # noqa: F811
+def test_a_history_is_read_and_rolled_back_through_it(three, pool, more):
     url = pool.url + more
     direct, pooled = three.info(), three.info(database_url=url)
     assert pooled["applied"] == [INIT[0], RENAME[0], REACTIONS[0]]
@@ -78,7 +77,7 @@ def test_a_history_is_read_and_rolled_back_through_it(three, pool, more):  # noq
     assert not three.down(to_migrations=[INIT[0]], database_url=url)["changed"]
 
 
-def test_a_failing_script_changes_nothing_through_it(three, pool):  # noqa: F811
+def test_a_failing_script_changes_nothing_through_it(three, pool):
     three.write(RENAME[0], None, "ALTER TABLE users RENAME COLUMN full_name TO name; SELECT 1/0;")
     before = three.state()
     refused(three, three.down(to_migrations=[INIT[0]], database_url=pool.url), "22012")
@@ -92,7 +91,7 @@ SEEN = """SELECT pg_backend_pid(), current_user::text, session_user::text,
 
 
 @pytest.mark.parametrize("succeeds", [True, False], ids=["committed", "undone"])
-def test_no_setting_role_lock_or_statement_reaches_the_next_client(three, pool, succeeds):  # noqa: F811
+def test_no_setting_role_lock_or_statement_reaches_the_next_client(three, pool, succeeds):
     with pool.connect() as client:
         before = client.execute(SEEN, prepare=False).fetchone()
     three.write(
@@ -108,7 +107,7 @@ def test_no_setting_role_lock_or_statement_reaches_the_next_client(three, pool, 
         assert client.execute(SEEN, prepare=False).fetchone() == before
 
 
-def test_a_deploy_that_holds_prismas_lock_is_waited_for_and_named_through_it(three, pool):  # noqa: F811
+def test_a_deploy_that_holds_prismas_lock_is_waited_for_and_named_through_it(three, pool):
     deploy = three.connect(user="app", application_name="prisma-deploy")
     deploy.execute("SELECT pg_advisory_lock(72707369)")
     before = three.state()
@@ -120,7 +119,7 @@ def test_a_deploy_that_holds_prismas_lock_is_waited_for_and_named_through_it(thr
     assert finished()["changed"] and three.tables() == ["users"] and three.live() == [INIT[0], RENAME[0]]
 
 
-def test_a_lock_that_a_deploy_through_it_left_on_the_shared_connection_is_not_taken_for_ones_own(three, pool):  # noqa: F811
+def test_a_lock_that_a_deploy_through_it_left_on_the_shared_connection_is_not_taken_for_ones_own(three, pool):
     with pool.connect() as deploy:
         deploy.execute("SELECT pg_advisory_lock(72707369)")
     before = three.state()
@@ -130,7 +129,7 @@ def test_a_lock_that_a_deploy_through_it_left_on_the_shared_connection_is_not_ta
     assert three.state() == before
 
 
-def test_the_connection_that_the_pool_keeps_is_not_another_session(three, pool):  # noqa: F811
+def test_the_connection_that_the_pool_keeps_is_not_another_session(three, pool):
     assert three.info(database_url=pool.url)["sessions"] == []
     with pool.connect(application_name="api") as api:
         api.execute("SELECT 1")
@@ -140,7 +139,7 @@ def test_the_connection_that_the_pool_keeps_is_not_another_session(three, pool):
     assert result["changed"] and three.tables() == ["users"] and three.live() == [INIT[0], RENAME[0]]
 
 
-def test_options_in_the_url_are_refused_by_it_and_the_message_says_so(three, pool):  # noqa: F811
+def test_options_in_the_url_are_refused_by_it_and_the_message_says_so(three, pool):
     before = three.state()
     url = f"{pool.url}&options=-c%20statement_timeout%3D5s"
     for result in (three.info(database_url=url), three.down(REACTIONS[0], database_url=url)):
@@ -148,7 +147,7 @@ def test_options_in_the_url_are_refused_by_it_and_the_message_says_so(three, poo
     assert three.state() == before
 
 
-def test_a_statement_outside_a_transaction_is_refused_through_it_and_leaves_nothing(three, pool):  # noqa: F811
+def test_a_statement_outside_a_transaction_is_refused_through_it_and_leaves_nothing(three, pool):
     three.sql("CREATE INDEX names ON users (full_name)")
     three.write(
         REACTIONS[0], None, "-- rollback: no-transaction\nDROP INDEX CONCURRENTLY names;\nDROP TABLE reactions;"

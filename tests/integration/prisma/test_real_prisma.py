@@ -8,8 +8,7 @@ import pytest
 
 from .conftest import DATABASE, DISTRIBUTION, LEDGER, NEWEST
 from .prisma_command import ENGINES, Prisma
-from .test_concurrency import in_background, wait_until
-from .test_rolled_back import INIT, REACTIONS, RENAME, refused
+from .scene import INIT, REACTIONS, RENAME, in_background, refused, wait_until
 
 CLI, ENGINE_7_9 = ENGINES
 HALF = "20260104_half"

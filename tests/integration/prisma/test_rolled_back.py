@@ -6,29 +6,7 @@ import hashlib
 
 import pytest
 
-INIT = ("20260101_init", "CREATE TABLE users (id int PRIMARY KEY, name text);", "DROP TABLE users;")
-RENAME = (
-    "20260102_rename",
-    "ALTER TABLE users RENAME COLUMN name TO full_name;",
-    "ALTER TABLE users RENAME COLUMN full_name TO name;",
-)
-REACTIONS = ("20260103_reactions", "CREATE TABLE reactions (id int PRIMARY KEY);", "DROP TABLE reactions;")
-
-
-@pytest.fixture
-def three(stack):
-    """Three releases' worth: users, a renamed column, and a table into which nobody has written yet."""
-    for migration in (INIT, RENAME, REACTIONS):
-        stack.apply(*migration)
-    stack.sql("INSERT INTO users VALUES (1, 'Ada')")
-    return stack
-
-
-def refused(stack, result, *parts):
-    """It failed, said why, and nothing changed."""
-    assert result["failed"] and not result["changed"], result
-    for part in parts:
-        assert part in result["msg"], result["msg"]
+from .scene import INIT, REACTIONS, RENAME, refused
 
 
 def test_everything_the_target_does_not_know_goes_down_newest_first_and_its_rows_are_marked(three):

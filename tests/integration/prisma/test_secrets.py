@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from .conftest import CHECKOUT, NEWEST
-from .test_rolled_back import INIT, REACTIONS, RENAME
+from .scene import INIT, REACTIONS, RENAME
 
 # What is tested here does not depend on the server's version.
 pytestmark = pytest.mark.parametrize("programs", [NEWEST], indirect=True, scope="session", ids=["newest"])

@@ -10,11 +10,11 @@ import psycopg
 import pytest
 
 from .conftest import as_server, folder_of_the_server, free_port, running
-from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+from .scene import INIT, REACTIONS, RENAME, refused
 
 
 @pytest.fixture
-def standby(three, cluster, programs):  # noqa: F811
+def standby(three, cluster, programs):
     """The URL of a hot standby that follows the test's cluster. Its programs lack pg_basebackup in one version."""
     primary, port = cluster
     own_port = free_port()
@@ -36,7 +36,7 @@ def standby(three, cluster, programs):  # noqa: F811
             yield three.url.replace(f":{port}/", f":{own_port}/")
 
 
-def test_a_standby_is_read_and_refused_for_everything_that_writes(three, standby):  # noqa: F811
+def test_a_standby_is_read_and_refused_for_everything_that_writes(three, standby):
     with psycopg.connect(standby.split("?")[0]) as eye:
         assert eye.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
     there, here = three.info(database_url=standby), three.info()

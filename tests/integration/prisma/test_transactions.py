@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from .test_rolled_back import INIT, REACTIONS, RENAME, refused, three  # noqa: F401
+from .scene import INIT, REACTIONS, RENAME, refused, wait_until
 
 BROKEN = "ALTER TABLE users RENAME COLUMN full_name TO name;\nSELECT 1/0;"
 
@@ -26,7 +26,7 @@ def indexes(stack) -> list[str]:
     ]
 
 
-def test_each_migration_is_committed_by_itself_and_the_first_failure_keeps_what_is_done(three):  # noqa: F811
+def test_each_migration_is_committed_by_itself_and_the_first_failure_keeps_what_is_done(three):
     three.write(RENAME[0], None, BROKEN)
     result = three.down(steps=2, transaction="each")
     assert result["failed"] and result["changed"], result
@@ -43,7 +43,7 @@ def test_each_migration_is_committed_by_itself_and_the_first_failure_keeps_what_
     assert three.live() == [INIT[0]] and three.columns("users") == ["id", "name"]
 
 
-def test_in_one_transaction_the_same_failure_changes_nothing(three):  # noqa: F811
+def test_in_one_transaction_the_same_failure_changes_nothing(three):
     three.write(RENAME[0], None, BROKEN)
     before = three.state()
     result = three.down(steps=2)
@@ -51,7 +51,7 @@ def test_in_one_transaction_the_same_failure_changes_nothing(three):  # noqa: F8
     assert result["rolled_back"] == [] and three.state() == before
 
 
-def test_each_counts_what_is_lost_by_the_names_of_that_moment(three):  # noqa: F811
+def test_each_counts_what_is_lost_by_the_names_of_that_moment(three):
     three.apply("20260104_posts", "CREATE TABLE posts (id int);", "ALTER TABLE posts RENAME TO old_posts;")
     three.apply("20260105_more", "SELECT 1;", "SELECT 1;")
     three.write("20260103_reactions", None, "DROP TABLE old_posts; DROP TABLE reactions;")
@@ -64,7 +64,7 @@ def test_each_counts_what_is_lost_by_the_names_of_that_moment(three):  # noqa: F
 
 
 @pytest.fixture
-def indexed(three):  # noqa: F811
+def indexed(three):
     """The newest migration replaced an index by another one, without locking the table."""
     three.sql("CREATE INDEX users_name ON users (full_name)")
     three.apply(
@@ -119,7 +119,7 @@ def test_another_index_of_that_name_is_not_taken_for_it(indexed, other):
     assert indexed.state() == before
 
 
-def test_an_index_on_an_expression_is_recognised_after_it_was_built(three):  # noqa: F811
+def test_an_index_on_an_expression_is_recognised_after_it_was_built(three):
     definition = "users_lower ON users USING btree (lower(name) text_pattern_ops DESC) WHERE name <> 'x'"
     three.write(RENAME[0], None, f"-- rollback: no-transaction\nCREATE INDEX CONCURRENTLY {definition};{BROKEN}")
     three.sql("ALTER TABLE users RENAME COLUMN full_name TO name")
@@ -147,9 +147,10 @@ def test_a_deploy_that_queues_for_the_lock_meanwhile_does_not_hold_the_index_up_
     answer = []
     rollback = threading.Thread(target=lambda: answer.append(indexed.down(steps=1, transaction="each")))
     rollback.start()
-    wait_for(indexed, INDEX_WAITS)
+    wait_until(lambda: indexed.sql(INDEX_WAITS) == [(True,)])
     waiting.start()
-    wait_for(indexed, "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND objid = 72707369")
+    queued = "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND objid = 72707369"
+    wait_until(lambda: indexed.sql(queued) == [(True,)])
     writer.execute("COMMIT")
     rollback.join(30)
     [result] = answer
@@ -179,7 +180,7 @@ def test_a_deploy_without_prismas_lock_is_kept_out_while_an_index_is_built(index
     answer = []
     rollback = threading.Thread(target=lambda: answer.append(indexed.down(steps=1, transaction="each")))
     rollback.start()
-    wait_for(indexed, INDEX_WAITS)
+    wait_until(lambda: indexed.sql(INDEX_WAITS) == [(True,)])
     deploy = indexed.connect("app")
     deploy.execute("SET lock_timeout = '200ms'")
     with pytest.raises(Exception, match="lock timeout"):
@@ -187,16 +188,6 @@ def test_a_deploy_without_prismas_lock_is_kept_out_while_an_index_is_built(index
     reader.execute("COMMIT")
     rollback.join(30)
     assert answer[0]["changed"] and not answer[0].get("failed"), answer
-
-
-def wait_for(stack, question: str) -> None:
-    """Until the database answers yes; it is asked as a superuser, who sees every session's query."""
-    eye = stack.connect()
-    for _attempt in range(200):
-        if eye.execute(question).fetchone()[0]:
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError(question)
 
 
 UNFIT = {
@@ -226,12 +217,12 @@ def test_without_the_parser_a_marked_script_is_refused(indexed):
     refused(indexed, indexed.down(steps=1, transaction="each", without=("pglast",)), "Install pglast")
 
 
-def test_without_the_mark_the_advice_names_it(three):  # noqa: F811
+def test_without_the_mark_the_advice_names_it(three):
     three.write(REACTIONS[0], None, "DROP INDEX CONCURRENTLY users_name;")
     refused(three, three.down(steps=1), "cannot run inside a transaction", "-- rollback: no-transaction")
 
 
-def test_verify_sql_that_says_true_lets_it_be_committed_and_leaves_nothing(three):  # noqa: F811
+def test_verify_sql_that_says_true_lets_it_be_committed_and_leaves_nothing(three):
     three.write(REACTIONS[0], None, REACTIONS[2])
     (three.folder / REACTIONS[0] / "verify.sql").write_text(
         "SELECT to_regclass('reactions') IS NULL AS gone, 'text' AS note;\nSELECT count(*) FROM users;"
@@ -251,14 +242,14 @@ def test_verify_sql_that_says_true_lets_it_be_committed_and_leaves_nothing(three
         ("SELECT (;", ["verify.sql, line 1", "syntax error"]),
     ],
 )
-def test_verify_sql_that_does_not_say_true_undoes_everything(three, script, parts):  # noqa: F811
+def test_verify_sql_that_does_not_say_true_undoes_everything(three, script, parts):
     (three.folder / RENAME[0] / "verify.sql").write_text(script)
     before = three.state()
     refused(three, three.down(steps=2), *parts)
     assert three.state() == before
 
 
-def test_two_questions_without_a_name_are_both_heard(three):  # noqa: F811
+def test_two_questions_without_a_name_are_both_heard(three):
     (three.folder / REACTIONS[0] / "verify.sql").write_text(
         "SELECT to_regclass('users') IS NULL, to_regclass('reactions') IS NULL;"
     )
@@ -267,7 +258,7 @@ def test_two_questions_without_a_name_are_both_heard(three):  # noqa: F811
     assert three.state() == before
 
 
-def test_a_connection_that_dies_in_the_second_of_each_leaves_the_first_told(three):  # noqa: F811
+def test_a_connection_that_dies_in_the_second_of_each_leaves_the_first_told(three):
     three.write(RENAME[0], None, "SELECT pg_terminate_backend(pg_backend_pid());")
     result = three.down(steps=2, transaction="each", target="v1", confirm_data_loss="v1")
     assert result["failed"] and result["changed"] and result["remaining"] == [RENAME[0]], result
@@ -300,7 +291,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("transaction", ["all", "each"])
 @pytest.mark.parametrize("kind", ["a table", "a column", "a renamed column"])
-def test_what_scripts_make_and_take_away_themselves_needs_no_consent(three, kind, transaction):  # noqa: F811
+def test_what_scripts_make_and_take_away_themselves_needs_no_consent(three, kind, transaction):
     first_up, first_down, second_up, second_down = PAIRS[kind]
     before = three.columns("users")
     three.apply("20260104_first", first_up, first_down)
@@ -310,14 +301,14 @@ def test_what_scripts_make_and_take_away_themselves_needs_no_consent(three, kind
     assert three.tables() == ["reactions", "users"] and three.columns("users") == before
 
 
-def test_rows_that_a_script_wrote_itself_are_nobodys_data(three):  # noqa: F811
+def test_rows_that_a_script_wrote_itself_are_nobodys_data(three):
     first_up, first_down, second_up, second_down = PAIRS["rows of a table of theirs"]
     three.apply("20260104_first", first_up, first_down)
     three.apply("20260105_second", second_up, second_down)
     assert three.down(steps=2)["changed"] and three.tables() == ["reactions", "users"]
 
 
-def test_what_is_in_no_dump_is_not_lost_whatever_the_consent_says(three):  # noqa: F811
+def test_what_is_in_no_dump_is_not_lost_whatever_the_consent_says(three):
     three.sql("INSERT INTO reactions VALUES (1)")
     consent = {"steps": 1, "target": "v1", "confirm_data_loss": "v1"}
     before = three.state()

@@ -314,11 +314,11 @@ def test_a_variable_without_a_value_is_not_defined(text):
 
 def test_an_old_libpq_is_given_the_systems_authorities(monkeypatch, tmp_path):
     params = url.parse(f"{BASE}?sslaccept=strict").params
-    assert _connection._with_roots(params, 160000)["sslrootcert"] == "system"
-    assert _connection._with_roots({"host": "db"}, 130000) == {"host": "db"}
+    assert _connection.with_roots(params, 160000)["sslrootcert"] == "system"
+    assert _connection.with_roots({"host": "db"}, 130000) == {"host": "db"}
     bundle = tmp_path / "bundle.crt"
     monkeypatch.setattr(_connection, "AUTHORITIES", (str(tmp_path / "none"), str(bundle)))
     with pytest.raises(PrismaError, match="ca-certificates"):
-        _connection._with_roots(params, 150018)
+        _connection.with_roots(params, 150018)
     bundle.touch()
-    assert _connection._with_roots(params, 150018)["sslrootcert"] == str(bundle)
+    assert _connection.with_roots(params, 150018)["sslrootcert"] == str(bundle)

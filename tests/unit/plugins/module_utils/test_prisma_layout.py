@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_config
 from ansible_collections.connectin.rollback.plugins.module_utils import _prisma_layout as layout
 from ansible_collections.connectin.rollback.plugins.module_utils._prisma_error import PrismaError
 
@@ -12,7 +13,7 @@ SECRET = "postgresql://app:s3cret@db/x"
 
 
 def config(text, file=FILE):
-    return layout.read_config(text, file, "/srv/api")
+    return _prisma_config.read_config(text, file, "/srv/api")
 
 
 def with_url(expression, before=""):
@@ -172,7 +173,7 @@ def test_a_path_that_code_works_out_is_a_problem_with_its_line_and_the_option_to
 @pytest.mark.parametrize("value", ["", "undefined, datasource: undefined, migrations: undefined"])
 def test_what_a_configuration_leaves_out_is_left_out(value):
     found = config(f"export default defineConfig({{ schema: {value} }})" if value else "export default {}")
-    assert found == layout.Config(FILE)
+    assert found == _prisma_config.Config(FILE)
 
 
 def test_paths_are_relative_to_the_configuration_and_cwd_is_the_project():
@@ -328,10 +329,12 @@ def test_the_release_of_a_version_or_range(version, expected):
 
 
 # What the command line interfaces of 5.22.0, 6.5.0, 6.6.0, 6.19.3 and 7.9.0 hand to the schema engine.
-IN_SCHEMA = layout.Schema("/srv/api/prisma/schema/a/ds.prisma", 2, "postgresql", layout.Url("s", ("S",)))
+IN_SCHEMA = layout.Schema("/srv/api/prisma/schema/a/ds.prisma", 2, "postgresql", _prisma_config.Url("s", ("S",)))
 NO_URL = layout.Schema("/srv/api/prisma/schema/a/ds.prisma", 2, "postgresql")
-PLAIN = layout.Config(FILE, url=layout.Url("c", ("C",)), direct=layout.Url("d", ("D",)))
-CLASSIC = layout.Config(FILE, engine="classic", url=layout.Url("c", ("C",)), direct=layout.Url("d", ("D",)))
+PLAIN = _prisma_config.Config(FILE, url=_prisma_config.Url("c", ("C",)), direct=_prisma_config.Url("d", ("D",)))
+CLASSIC = _prisma_config.Config(
+    FILE, engine="classic", url=_prisma_config.Url("c", ("C",)), direct=_prisma_config.Url("d", ("D",))
+)
 
 
 @pytest.mark.parametrize(
@@ -358,9 +361,9 @@ def test_each_version_has_its_folder_of_migrations_and_its_variable(version, con
 
 def test_a_single_schema_has_its_migrations_beside_it_and_the_configuration_may_say_another_folder():
     for version in ("5.22.0", "6.19.3", "7.9.0", ""):
-        read = layout.Schema("/srv/api/db/s.prisma", 2, "postgresql", layout.Url("s", ("S",)))
+        read = layout.Schema("/srv/api/db/s.prisma", 2, "postgresql", _prisma_config.Url("s", ("S",)))
         assert layout.combine("/srv/api", version, None, read.file, False, read).migrations == "/srv/api/db/migrations"
-        moved = layout.Config(FILE, migrations="/srv/api/m")
+        moved = _prisma_config.Config(FILE, migrations="/srv/api/m")
         assert layout.combine("/srv/api", version, moved, read.file, False, read).migrations == "/srv/api/m"
 
 
@@ -368,9 +371,9 @@ def test_a_single_schema_has_its_migrations_beside_it_and_the_configuration_may_
     ("version", "configuration", "said"),
     [
         ("7.9.0", None, "the datasource in prisma.config.ts, and there is none"),
-        ("7.9.0", layout.Config(FILE), f"the datasource in {FILE}, and there is none"),
+        ("7.9.0", _prisma_config.Config(FILE), f"the datasource in {FILE}, and there is none"),
         ("6.19.3", None, "the datasource in /srv/api/schema.prisma, and there is none"),
-        ("6.19.3", layout.Config(FILE, engine="js"), "driver adapter"),
+        ("6.19.3", _prisma_config.Config(FILE, engine="js"), "driver adapter"),
     ],
 )
 def test_where_nothing_says_the_url_that_is_a_problem(version, configuration, said):
@@ -388,5 +391,5 @@ def test_the_adapter_of_a_configuration_is_recognised():
 def test_prisma_8_is_refused_unless_prisma_7_is_kept_beside_it():
     with pytest.raises(PrismaError, match=r"uses Prisma 8\.0\.0-rc\.1"):
         layout.combine("/srv/api", "8.0.0-rc.1", None, "", False, layout.Schema())
-    beside = layout.Config("/srv/api/prisma7.config.ts", url=layout.Url("c", ("C",)))
+    beside = _prisma_config.Config("/srv/api/prisma7.config.ts", url=_prisma_config.Url("c", ("C",)))
     assert layout.combine("/srv/api", "8.0.0", beside, "/srv/api/s.prisma", False, NO_URL).url.variables == ("C",)
