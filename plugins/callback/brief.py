@@ -49,6 +49,8 @@ class CallbackModule(Default):
         self._began = time.monotonic()
         self._said = None
         self._waiting = ""
+        # A look at a task that runs by itself bears the name of the look.
+        self._task_name = ""
         # When each task that runs by itself was first seen, and when that was last said.
         self._jobs = {}
 
@@ -72,6 +74,7 @@ class CallbackModule(Default):
             self._waiting = ""
 
     def v2_playbook_on_task_start(self, task, is_conditional):
+        self._task_name = task.get_name().strip()
         if not self._quiet():
             super().v2_playbook_on_task_start(task, is_conditional)
 
@@ -135,7 +138,7 @@ class CallbackModule(Default):
         now = time.monotonic()
         began, said = self._jobs.setdefault(job, (now, now))
         if now - said >= POLL_SECONDS:
-            self._text(f"{result.host.get_name()}: {result.task.get_name()}: {now - began:.0f} s")
+            self._text(f"{result.host.get_name()}: {self._task_name}: {now - began:.0f} s")
             self._jobs[job] = (began, now)
 
     def v2_runner_on_async_ok(self, result):

@@ -93,6 +93,18 @@ def stack_addresses(stacks: Mapping[str, Any], host: str) -> dict[str, str]:
     return {service: addresses[0] for service, addresses in containers.items() if addresses}
 
 
+def migration_sources(
+    stacks: Mapping[str, Any], host: str, service: str, folder: str, image_folder: str = ""
+) -> list[str]:
+    """Return where a host has the migrations of the release that runs, as prisma_migration's ``path`` takes it.
+
+    ``folder`` is that of the checkout, ``image_folder`` the one in the image of ``service``; '' looks into no image.
+    """
+    running = (((stacks.get(host) or {}).get("services") or {}).get(service) or {}).get("running") or {}
+    image = running.get("image_id")
+    return [folder, *([f"image:{image}:{image_folder}"] if image and image_folder else [])]
+
+
 def rotation_doubts(
     excluded: Sequence[str], drained: Sequence[str], stats: str = "", error: str = ""
 ) -> dict[str, str]:
@@ -220,6 +232,7 @@ class FilterModule:
             "rotation_doubts": rotation_doubts,
             "plan_runner": plan_runner,
             "known_migrations": known_migrations,
+            "migration_sources": migration_sources,
             "plan_lines": _report.plan_lines,
             "refusal_lines": _report.refusal_lines,
             "outcome": _report.outcome,

@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -59,7 +60,27 @@ class Fleet:
 
     def kill_when(self, text: str, playbook: str, **extra: object) -> None:
         """Start a playbook and SIGKILL it, with all it started, as soon as it prints a text."""
-        process = subprocess.Popen(
+        process = self._started(playbook, **extra)
+        seen = self._until(process, text)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert text in seen, seen
+
+    def play_until(self, text: str, then: Callable[[], object], playbook: str, **extra: object) -> Run:
+        """Run a playbook to its end, which has to come within two minutes; do something as soon as it prints a text."""
+        process = self._started(playbook, **extra)
+        seen = self._until(process, text)
+        then()
+        try:
+            seen += process.communicate(timeout=120)[0]
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        assert text in seen, seen
+        return Run(subprocess.CompletedProcess(process.args, process.returncode, seen, ""))
+
+    def _started(self, playbook: str, **extra: object) -> subprocess.Popen:
+        return subprocess.Popen(
             self._command(playbook, **extra),
             cwd=CHECKOUT,
             env={**self._environment(), "PYTHONUNBUFFERED": "1"},
@@ -68,14 +89,15 @@ class Fleet:
             text=True,
             start_new_session=True,
         )
+
+    @staticmethod
+    def _until(process: subprocess.Popen, text: str) -> str:
         seen = ""
         for line in process.stdout:
             seen += line
             if text in line:
                 break
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert text in seen, seen
+        return seen
 
     def _command(self, playbook: str, **extra: object) -> list[str]:
         options = []

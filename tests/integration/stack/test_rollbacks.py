@@ -312,6 +312,28 @@ def test_the_database_does_not_go_down_when_what_gets_lost_cannot_be_dumped(flee
     assert_serves(fleet, "v1.1.0")
 
 
+def test_a_host_that_is_lost_while_it_dumps_ends_the_run_at_once_and_nothing_was_changed(fleet, at):
+    at("v1.2.0")
+    fleet.react(3)
+    program = "/usr/lib/postgresql/17/bin/pg_dump"
+    hangs = f'#!/bin/sh\ncase "$*" in *--version*) exec {program}.real "$@";; esac\nsleep 600'
+    fleet.shell("app1", f"mv {program} {program}.real; printf '%s\n' '{hangs}' >{program}; chmod 755 {program}")
+    try:
+        ended = fleet.play_until(
+            "dumping the whole database",
+            lambda: fleet.run(["docker", "stop", "--time", "1", f"{fleet.prefix}-app1"]),
+            "rollback_full.yml",
+            **CONSENT,
+        )
+    finally:
+        fleet.run(["docker", "start", f"{fleet.prefix}-app1"])
+        fleet.shell("app1", f"mv {program}.real {program}")
+    assert ended.rc != 0
+    assert "app1: Prepare: " in ended.text and "lost while the database was dumped" in ended.text, ended.text
+    assert not any(fleet.rows().values())
+    assert fleet.health("app2")[1].get("version") == "v1.2.0"
+
+
 def test_a_failure_after_the_first_change_says_the_state_of_every_host_and_what_to_type(fleet, at):
     at("v1.2.0")
     # app2's engine refuses to start the target: its port is taken as soon as the old container lets go of it.

@@ -7,10 +7,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from ansible_collections.connectin.rollback.plugins.callback import brief as brief_callback
 
 CHECKOUT = Path(__file__).resolve().parents[4]
 
@@ -79,9 +77,11 @@ PLAYBOOK = """\
 """
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *arguments: str, playbook: str = PLAYBOOK, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the playbook with the callback on two local hosts."""
-    (folder / "play.yml").write_text(PLAYBOOK, encoding="utf-8")
+    (folder / "play.yml").write_text(playbook, encoding="utf-8")
     (folder / "ansible.cfg").write_text(
         f"[defaults]\nstdout_callback = connectin.rollback.brief\ncollections_path = {CHECKOUT / 'collections'}\n"
         "localhost_warning = False\ninterpreter_python = auto_silent\n",
@@ -102,7 +102,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             "play.yml",
         ],
         cwd=folder,
-        env={**inherited, "ANSIBLE_NOCOLOR": "1"},
+        env={**inherited, "ANSIBLE_NOCOLOR": "1", **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -198,17 +198,31 @@ def test_verbose_output_is_ansibles_own(tmp_path):
     assert "skipping: [app1]" in text
 
 
-def test_a_task_that_runs_by_itself_is_spoken_of_now_and_then(monkeypatch):
-    callback = brief_callback.CallbackModule()
-    said = []
-    monkeypatch.setattr(callback, "_quiet", lambda: True)
-    monkeypatch.setattr(callback, "_text", said.append)
-    result = SimpleNamespace(
-        host=SimpleNamespace(get_name=lambda: "app1"),
-        task=SimpleNamespace(get_name=lambda: "Dump the whole database"),
-        result={"ansible_job_id": "j1", "started": 1, "finished": 0},
-    )
-    for second in range(0, 40, 2):
-        monkeypatch.setattr(brief_callback.time, "monotonic", lambda second=second: float(second))
-        callback.v2_runner_on_async_poll(result)
-    assert said == ["app1: Dump the whole database: 16 s", "app1: Dump the whole database: 32 s"]
+OFTEN = """\
+from ansible_collections.connectin.rollback.plugins.callback import brief
+
+DOCUMENTATION = brief.DOCUMENTATION.replace("name: brief", "name: often")
+brief.POLL_SECONDS = 1
+
+
+class CallbackModule(brief.CallbackModule):
+    CALLBACK_NAME = "often"
+"""
+LONG = """\
+- name: Phase
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Dump it all
+      ansible.builtin.command: sleep 4
+      async: 60
+      poll: 1
+"""
+
+
+def test_a_task_that_runs_by_itself_is_spoken_of_by_its_name_now_and_then(tmp_path):
+    (tmp_path / "often.py").write_text(OFTEN)
+    often = {"ANSIBLE_STDOUT_CALLBACK": "often", "ANSIBLE_CALLBACK_PLUGINS": str(tmp_path)}
+    text = run(tmp_path, playbook=LONG, **often).stdout
+    assert len(re.findall(r"^ +app1: Dump it all: \d s$", text, re.MULTILINE)) >= 2, text
+    assert "ASYNC" not in text

@@ -347,3 +347,19 @@ def test_what_speaks_against_recording_the_fleet_is_told_by_host(reading, releas
 @pytest.mark.parametrize("verdict", ["bad", "unknown"])
 def test_a_release_that_is_not_called_good_need_not_answer(verdict):
     assert filters.adoption_doubts({"app1": with_service(health={"status": 503})}, "", verdict) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "image_folder", "more"),
+    [("app1", "/app/m", True), ("app1", "", False), ("bastion", "/app/m", False)],
+)
+def test_migrations_are_read_from_the_image_too_where_that_is_wanted_and_one_runs(host, image_folder, more):
+    stacks = {"app1": stack(), "bastion": {"unreachable": True}}
+    image = stacks["app1"]["services"]["api"]["running"]["image_id"]
+    sources = filters.migration_sources(stacks, host, "api", "/srv/m", image_folder)
+    assert sources == ["/srv/m", *([f"image:{image}:/app/m"] if more else [])]
+
+
+@pytest.mark.parametrize("services", [None, {}, {"api": None}, {"api": {"running": None}}])
+def test_without_a_running_container_the_checkout_is_the_only_source(services):
+    assert filters.migration_sources({"app1": {"services": services}}, "app1", "api", "/srv/m", "/app/m") == ["/srv/m"]
