@@ -30,7 +30,7 @@ POLL_SECONDS = 15
 # Actions that neither touch a host nor take time.
 CONTROLLER_ONLY = frozenset(
     ["assert", "debug", "fail", "import_role", "import_tasks", "include_role", "include_tasks", "meta", "set_fact"]
-    + ["validate_argument_spec"]
+    + ["validate_argument_spec", "rollback_end"]
 )
 
 # How much of what a failed command wrote is shown; all of it is there with -v.
@@ -90,7 +90,7 @@ class CallbackModule(Default):
         if not self._quiet():
             return super().v2_runner_on_ok(result)
         self._handle_warnings(result.result)
-        if result.task.action.rpartition(".")[2] == "debug" and "results" not in result.result:
+        if result.task.action.rpartition(".")[2] in ("debug", "rollback_end") and "results" not in result.result:
             self._say(result)
 
     def v2_runner_item_on_ok(self, result):
@@ -113,7 +113,7 @@ class CallbackModule(Default):
         self._handle_warnings(result.result)
         action = result.task.action.rpartition(".")[2]
         message = result.result.get("msg") or "failed"
-        if action in ("fail", "assert", "validate_argument_spec"):
+        if action in ("fail", "assert", "validate_argument_spec", "rollback_end"):
             # A refusal, an outcome or a variable that cannot be: its text is the message, said once for all hosts.
             if message != self._said:
                 self._text(message, color="red")
@@ -128,6 +128,8 @@ class CallbackModule(Default):
     def v2_runner_on_unreachable(self, result):
         if not self._quiet():
             return super().v2_runner_on_unreachable(result)
+        if result.task.action.rpartition(".")[2] == "rollback_end":
+            return self._text(result.result["msg"], color="red")
         self._text(f"{result.host.get_name()}: unreachable: {result.result.get('msg')}", color="bright red")
 
     def v2_runner_on_async_poll(self, result):

@@ -9,27 +9,47 @@ import re
 from typing import Any, Mapping, Sequence
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _report, _verify
+from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _report, _rollout, _verify
 from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
 
 
 def _options(raw: Mapping[str, Any]) -> _plan.Options:
     if raw["policy"] not in ("auto", "keep", "down"):
         raise AnsibleFilterError(f"rollback_migrations is auto, keep or down, not {raw['policy']!r}")
-    return _plan.Options(
-        **{
-            **raw,
-            "parts": tuple(raw["parts"]),
-            "missing": tuple(raw.get("missing") or ()),
-            "writers": tuple(raw.get("writers") or ()),
-        }
-    )
+    lists = ("parts", "missing", "writers", "batches")
+    return _plan.Options(**{**raw, **{name: tuple(raw[name]) for name in lists if name in raw}})
 
 
 def make_plan(
     stacks: Mapping[str, Any], database: Mapping[str, Any] | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    return _plan.make_plan(stacks, database, _options(options))
+    try:
+        return _plan.make_plan(stacks, database, _options(options))
+    except _rollout.RolloutError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def fleet(hosts: str, exclude: str = "") -> str:
+    """Return the host pattern of a fleet without the hosts of a comma-separated list."""
+    return ":!".join([hosts, *[name.strip() for name in exclude.split(",") if name.strip()]])
+
+
+def next_batch(
+    plan: Mapping[str, Any], progress: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    return _rollout.next_step(plan, progress, before)
+
+
+def begun(plan: Mapping[str, Any], host: str) -> dict[str, Any]:
+    return _rollout.begun(plan["hosts"][host])
+
+
+def fault_of(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any]) -> str:
+    return _rollout.fault_of(plan, host, reading)
+
+
+def restore_doubts(reading: Mapping[str, Any], plan: Mapping[str, Any], host: str) -> list[str]:
+    return _rollout.restore_doubts(plan, host, reading)
 
 
 def plan_runner(stacks: Mapping[str, Any], wanted: str = "") -> str:
@@ -133,6 +153,16 @@ def rotation_doubts(
     return doubts
 
 
+def drained_hosts(stats: str, hosts: Sequence[str]) -> dict[str, bool]:
+    """Return the hosts that HAProxy's statistics, as CSV, show out of rotation: True when out of every backend."""
+    rows = list(csv.DictReader(io.StringIO(stats.lstrip("# ")))) if stats else []
+    found: dict[str, list[bool]] = {}
+    for row in rows:
+        out = row.get("status", "").startswith(("MAINT", "DRAIN"))
+        found.setdefault(row.get("svname", ""), []).append(out)
+    return {host: all(found[host]) for host in hosts if any(found.get(host, ()))}
+
+
 def image_services(wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the Compose services that name the images of a plan's ``{key, value}`` items, for one pull of all."""
     return {item["key"]: {"image": item["value"]["image"]} for item in wanted}
@@ -152,6 +182,14 @@ def poll_failures(result: Mapping[str, Any]) -> list[dict[str, str]]:
             reason = (entry.get("failures") or ["it did not hold until the deadline"])[-1]
             found.append({"host": entry["host"], "text": f"{entry['name']} at {entry['url']}: {reason}"})
     return found or [{"host": "fleet", "text": _first_lines(result)}]
+
+
+def with_failure(earlier: Mapping[str, str] | None, phase: str, result: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``{phase, message}`` of a failed task's result; what failed there earlier comes first."""
+    message = _first_lines(result) if result else "the host was lost"
+    if not earlier:
+        return {"phase": phase, "message": message}
+    return {**earlier, "message": f"{earlier['message']}; then in {phase}: {message}"}
 
 
 def failures_by_host(
@@ -220,9 +258,15 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "make_plan": make_plan,
+            "fleet": fleet,
+            "next_batch": next_batch,
+            "begun": begun,
+            "fault_of": fault_of,
+            "restore_doubts": restore_doubts,
             "collect": collect,
             "poll_failures": poll_failures,
             "failures_by_host": failures_by_host,
+            "with_failure": with_failure,
             "ledger_services": ledger_services,
             "running_release": running_release,
             "adoption_doubts": adoption_doubts,
@@ -230,17 +274,21 @@ class FilterModule:
             "image_tags": image_tags,
             "stack_addresses": stack_addresses,
             "rotation_doubts": rotation_doubts,
+            "drained_hosts": drained_hosts,
             "plan_runner": plan_runner,
             "known_migrations": known_migrations,
             "migration_sources": migration_sources,
             "plan_lines": _report.plan_lines,
             "refusal_lines": _report.refusal_lines,
-            "outcome": _report.outcome,
+            "outcome": _outcome.outcome,
             "outcome_lines": _report.outcome_lines,
             "report": _report.report,
             "backup_list": _report.backup_list,
             "backup_lines": _report.backup_lines,
             "restore_lines": _report.restore_lines,
+            "locked_by": _report.locked_by,
+            "lock_lines": _report.lock_lines,
+            "freeze_lines": _report.freeze_lines,
             "verify_endpoints": _verify.endpoints,
             "verify_problems": _verify_problems,
             "first_lines": _first_lines,

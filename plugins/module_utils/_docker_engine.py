@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, ConnectIn operations
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The Docker Engine's API over its unix socket: one connection, reads only.
+"""The Docker Engine's API over its unix socket: one connection; it reads, and makes containers that never start.
 
 Reading an image needs a container of it, which is created, never started, and removed again.
 """
@@ -20,6 +20,8 @@ DEFAULT_SOCKET = "/var/run/docker.sock"
 FILE_LIMIT = 64 * 1024
 # The label of a container that is only read; one that a killed run left behind is found by it.
 READING = "connectin.rollback.reading"
+# Logs are asked for by lines, and a line has no limit; more than this of one container is not kept.
+LOG_LIMIT = 64 * 1024 * 1024
 
 
 class EngineError(Exception):
@@ -53,7 +55,7 @@ def socket_path(docker_host: str) -> str:
 
 
 class Engine:
-    """Reads of one engine. Every method raises EngineError; a missing object is None, not an error."""
+    """One engine. Every method raises EngineError; a missing object is None, not an error."""
 
     def __init__(self, path: str, timeout: float = 10.0) -> None:
         self.path = path
@@ -120,29 +122,49 @@ class Engine:
 
     def image_folder(self, reference: str, path: str, limit: int) -> bytes | None:
         """A folder of a local image as a tar archive of at most ``limit`` bytes; None without such a folder."""
-        body = json.dumps({"Image": reference, "Entrypoint": ["/"], "Labels": {READING: "1"}, "NetworkDisabled": True})
-        status, answer = self._request("POST", "/containers/create", {"Content-Type": "application/json"}, body=body)
-        if status == 404:
-            raise EngineError("http", f"no image {reference} on this host", status)
-        created = _mapping(json.loads(answer)) if status < 400 else {}
-        if not created.get("Id"):
-            raise EngineError("http", f"a container of {reference} cannot be created (status {status})", status)
-        container = created["Id"]
+        # An image that Compose built names its project, and a container of it would be taken for one of the stack.
+        labels = {READING: "1", "com.docker.compose.project": ""}
+        container = self.create({"Image": reference, "Entrypoint": ["/"], "Labels": labels, "NetworkDisabled": True})
         try:
             query = urllib.parse.urlencode({"path": path})
             status, archive = self._request("GET", f"/containers/{container}/archive?{query}", limit=limit)
             return archive if status == 200 else None
         finally:
+            # What was read is read, whatever becomes of the container.
             self._request("DELETE", f"/containers/{container}?force=1&v=1")
+
+    def create(self, config: dict[str, Any], name: str = "") -> str:
+        """Create a container and do not start it; its id. An image that is not local is an error of status 404."""
+        query = f"?{urllib.parse.urlencode({'name': name})}" if name else ""
+        headers = {"Content-Type": "application/json"}
+        status, answer = self._request("POST", f"/containers/create{query}", headers, body=json.dumps(config))
+        if status == 404:
+            raise EngineError("http", f"no image {config['Image']} on this host", status)
+        created = _parsed(answer)
+        if status >= 400 or not _mapping(created).get("Id"):
+            said = _message(created) or "no reason given"
+            raise EngineError("http", f"a container of {config['Image']} cannot be created: {said}", status)
+        return str(created["Id"])
+
+    def remove(self, container: str) -> None:
+        """Remove a container with its anonymous volumes; one that is gone already is no error."""
+        status, answer = self._request("DELETE", f"/containers/{container}?force=1&v=1")
+        if status >= 400 and status != 404:
+            raise EngineError("http", _message(_parsed(answer)) or f"status {status}", status)
+
+    def logs(self, container: str, lines: int, tty: bool) -> str:
+        """The last lines of a container's log, each with its time; of more than LOG_LIMIT bytes the first."""
+        query = urllib.parse.urlencode({"stdout": 1, "stderr": 1, "timestamps": 1, "tail": lines})
+        status, answer = self._request("GET", f"/containers/{container}/logs?{query}", limit=LOG_LIMIT)
+        if status >= 400:
+            raise EngineError("http", _message(_parsed(answer)) or f"status {status}", status)
+        return (answer if tty else demultiplexed(answer)).decode("utf-8", errors="replace")
 
     def _json(self, path: str, headers: dict[str, str] | None = None, missing_is_none: bool = False) -> Any:
         status, body = self._request("GET", path, headers)
         if status == 404 and missing_is_none:
             return None
-        try:
-            answer = json.loads(body) if body else {}
-        except ValueError:
-            answer = body.decode("utf-8", errors="replace")
+        answer = _parsed(body)
         if status >= 400:
             raise EngineError("http", _message(answer) or f"status {status}", status)
         return answer
@@ -169,6 +191,24 @@ class Engine:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise EngineError("down", f"{self.path}: {_reason(error)}") from error
+
+
+def demultiplexed(stream: bytes) -> bytes:
+    """What a container without a terminal wrote: the engine sends it in frames of a type, three zeros and a length."""
+    written, position = [], 0
+    while position + 8 <= len(stream):
+        length = int.from_bytes(stream[position + 4 : position + 8], "big")
+        written.append(stream[position + 8 : position + 8 + length])
+        position += 8 + length
+    return b"".join(written)
+
+
+def _parsed(body: bytes) -> Any:
+    """JSON as it is, anything else as text."""
+    try:
+        return json.loads(body) if body else {}
+    except ValueError:
+        return body.decode("utf-8", errors="replace")
 
 
 def _name(reference: str) -> str:

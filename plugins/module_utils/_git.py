@@ -1,11 +1,11 @@
 # Copyright: (c) 2026, ConnectIn operations
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a git checkout says: its release, its local changes, and what a tag contains."""
+"""What a git checkout says: its release, its local changes, and what a tag contains; and how it is moved."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,7 @@ class Contents:
 
 
 class Git:
-    """Reads of one checkout. ``run`` takes git's arguments and returns (rc, stdout, stderr); methods raise GitError."""
+    """One checkout. ``run`` takes git's arguments and returns (rc, stdout, stderr); methods raise GitError."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -72,6 +72,21 @@ class Git:
         """The commit of a local tag, '' when there is none."""
         rc, out, _err = self._run(["rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"])
         return out.strip() if rc == 0 else ""
+
+    def branch_commit(self, branch: str) -> str:
+        """The commit that a local branch points to, '' when there is no such branch."""
+        rc, out, _err = self._run(["rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}"])
+        return out.strip() if rc == 0 else ""
+
+    def has_commit(self, commit: str) -> bool:
+        """Whether a commit is there."""
+        return self._run(["cat-file", "-e", f"{commit}^{{commit}}"])[0] == 0
+
+    def go_to(self, where: str, detach: bool, discard: Sequence[str] = ()) -> None:
+        """Put the tracked files in ``discard`` (from the top) back, then check out a branch or, detached, a commit."""
+        if discard:
+            self._output("checkout", "--quiet", "HEAD", "--", *(f":(top,literal){path}" for path in discard))
+        self._output("checkout", "--quiet", *(["--detach"] if detach else []), where, "--")
 
     def in_the_way(self, commit: str) -> tuple[str, ...]:
         """The untracked files that a checkout of a commit would overwrite, which git refuses to do."""

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 VERSION = 1
+KINDS = ("release", "mark", "freeze", "thaw", "lock_broken")
 VERDICTS = ("good", "bad", "unknown")
 SERVICE_FACTS = ("image", "digest", "image_id", "build_id")
 
@@ -29,7 +30,12 @@ class LedgerError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One line. ``kind`` is ``release`` (it came to run here) or ``mark`` (something about it is now known)."""
+    """One line. ``kind`` is one of KINDS; versions that do not know one leave such entries out.
+
+    ``release`` (it came to run here) and ``mark`` (something about it is now known) say how a release stands.
+    ``freeze`` (deploys wait, since the host was taken back to it) and ``thaw`` (they do no longer) and ``lock_broken``
+    (the rollback lock of ``run_id`` was taken away) say something about the host.
+    """
 
     kind: str
     release: str
@@ -106,15 +112,17 @@ def parse(text: str) -> Ledger:
     return Ledger(tuple(entries), torn=last in unreadable, unreadable=tuple(unreadable))
 
 
-def appended(text: str, entry: Entry) -> str:
-    """What to append to the ledger ``text`` for ``entry``: its line, on a line of its own also after a torn one."""
-    return ("\n" if text and not text.endswith("\n") else "") + entry.as_line()
+def appended(text: str, *entries: Entry) -> str:
+    """What to append to the ledger ``text`` for ``entries``: lines of their own, also after a torn one."""
+    lines = "".join(entry.as_line() for entry in entries)
+    return ("\n" if lines and text and not text.endswith("\n") else "") + lines
 
 
 def wanted(params: Mapping[str, Any], at: str, who: str, env_sha256: str | None) -> Entry:
     """The entry that the options of release_ledger ask for. Raises LedgerError where they make no sense.
 
-    ``params`` has the keys release, kind, verdict, services, migrations, pins, why and run_id; None is not stated.
+    ``params`` has the keys release, kind, verdict, services, migrations, pins, freeze, why and run_id; None is not
+    stated. What only freezes is a mark that states nothing.
     """
     facts = {
         "services": params["services"],
@@ -129,10 +137,10 @@ def wanted(params: Mapping[str, Any], at: str, who: str, env_sha256: str | None)
             f"A mark says what became known of a release, not what runs: {', '.join(stated)} cannot go with it. "
             "Leave these out, or set kind to release."
         )
-    if kind == "mark" and params["verdict"] is None and params["pins"] is None:
+    if kind == "mark" and params["verdict"] is None and params["pins"] is None and not params.get("freeze"):
         raise LedgerError(
-            f"Nothing is said about {params['release']}. Give a verdict (good, bad or unknown) to mark it, or services "
-            "to record that it came to run here."
+            f"Nothing is said about {params['release']}. Give a verdict (good, bad or unknown) to mark it, services "
+            "to record that it came to run here, or freeze to make deploys wait."
         )
     return Entry(
         kind=kind,
@@ -194,6 +202,50 @@ def pins(entries: Iterable[Entry]) -> list[dict[str, str]]:
     return [dict(pin) for pin in next(stated, ())]
 
 
+def frozen(entries: Iterable[Entry]) -> dict[str, str] | None:
+    """Why deploys have to wait: ``{release, at, who, why, run_id}`` of the last freeze, None when it was lifted."""
+    last = next((entry for entry in reversed(list(entries)) if entry.kind in ("freeze", "thaw")), None)
+    if last is None or last.kind == "thaw":
+        return None
+    return {key: getattr(last, key) for key in ("release", "at", "who", "why", "run_id")}
+
+
+def next_freeze(entries: Iterable[Entry], wanted: Entry) -> Entry | None:
+    """The entry that freezes deploys at the release and for the run of ``wanted``, None when they are so already."""
+    now = frozen(entries)
+    if now and (now["release"], now["run_id"]) == (wanted.release, wanted.run_id):
+        return None
+    return Entry(
+        kind="freeze", release=wanted.release, at=wanted.at, who=wanted.who, why=wanted.why, run_id=wanted.run_id
+    )
+
+
+def next_thaw(entries: Iterable[Entry], at: str, who: str, why: str, run_id: str) -> Entry | None:
+    """The entry that lifts the freeze, None when nothing is frozen."""
+    now = frozen(entries)
+    return Entry(kind="thaw", release=now["release"], at=at, who=who, why=why, run_id=run_id) if now else None
+
+
+def next_left(entries: Sequence[Entry], left: str, wanted: Entry) -> Entry | None:
+    """The mark that calls the release that was left bad, for the reason of ``wanted``.
+
+    None when it is called so already, never ran here (nobody would ever go back to it), or is what it was left for.
+    """
+    if not left or left == wanted.release or not ran_here(entries, left):
+        return None
+    mark = Entry(
+        kind="mark", release=left, at=wanted.at, verdict="bad", who=wanted.who, why=wanted.why, run_id=wanted.run_id
+    )
+    return next_entry(entries, mark)
+
+
+def broken_lock(entries: Iterable[Entry], run_id: str, at: str, who: str, why: str) -> Entry:
+    """The entry that tells who took the lock of ``run_id`` away ('' when it could not be read)."""
+    # A line has to name a release, or older versions cannot read it; the lock is about none.
+    release = current(entries) or "unrecorded"
+    return Entry(kind="lock_broken", release=release, at=at, who=who, why=why, run_id=run_id)
+
+
 def ran_here(entries: Iterable[Entry], release: str) -> bool:
     """Whether a release ever came to run here."""
     return any(entry.kind == "release" and entry.release == release for entry in entries)
@@ -208,7 +260,7 @@ def standings(entries: Iterable[Entry]) -> dict[str, Standing]:
             known[entry.release] = _arrive(before, entry, position)
         elif entry.kind == "mark" and entry.verdict is not None:
             known[entry.release] = replace(before, verdict=entry.verdict, why=entry.why)
-        # Any other kind comes from a later version of this collection and says nothing about releases to this one.
+        # Any other kind says nothing about how releases stand, be it of this version or of a later one.
     return known
 
 

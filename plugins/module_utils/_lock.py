@@ -13,8 +13,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 VERSION = 1
-STATE_DIR = "/var/lib/connectin-rollback"
 UNREADABLE = "the lock file cannot be read"
+# What stands for the run id of a lock that cannot be read.
+UNREADABLE_RUN = "unreadable"
 
 
 class LockError(Exception):
@@ -82,7 +83,7 @@ def parse(text: str | None, now: float) -> Lock:
     return Lock(held=now < until, **fields)
 
 
-def acquire(found: Lock, wanted: Lock, now: float, lease: int, state_dir: str = STATE_DIR) -> Outcome:
+def acquire(found: Lock, wanted: Lock, now: float, lease: int) -> Outcome:
     """Give the lock to the run of ``wanted`` for ``lease`` seconds; raise LockError when another run holds it.
 
     A run that has it already keeps ``since``, and ``owner`` and ``reason`` where it names none; its lease starts again.
@@ -103,7 +104,7 @@ def acquire(found: Lock, wanted: Lock, now: float, lease: int, state_dir: str = 
         # A lease that starts again is a change, unless it does so within the same second.
         return Outcome(renewed, changed=renewed != found)
     if found.held:
-        raise LockError(held_message(found, state_dir), found)
+        raise LockError(held_message(found), found)
     fresh = replace(wanted, held=True, since=to_iso(now), expires=until)
     return Outcome(fresh, changed=True, taken_over=found if found.expired else None)
 
@@ -115,18 +116,32 @@ def release(found: Lock, run_id: str) -> Outcome:
     return Outcome(Lock(), changed=True, removed=found)
 
 
-def break_lock(found: Lock) -> Outcome:
-    """Remove the lock, whoever has it."""
+def break_lock(found: Lock, run_id: str = "") -> Outcome:
+    """Remove the lock: with a ``run_id`` (UNREADABLE_RUN for none that can be read) only that one, else whoever's.
+
+    Raises LockError when another lock is there than the one that was to be broken.
+    """
     if found == Lock():
         return Outcome(found, changed=False)
+    if run_id and run_id != (found.run_id or UNREADABLE_RUN):
+        holder = f"is that of run {found.run_id}, held by {found.owner or 'an unnamed owner'} since {found.since}"
+        raise LockError(
+            f"The rollback lock {holder if found.run_id else 'cannot be read'}, not that of run {run_id}: it changed "
+            f"meanwhile and stays. Make sure that no run is at work, then break it with: {breaking_command(found)}",
+            found,
+        )
     return Outcome(Lock(), changed=True, removed=found)
 
 
-def held_message(lock: Lock, state_dir: str = STATE_DIR) -> str:
+def breaking_command(lock: Lock) -> str:
+    """What to type to break a lock, and no other."""
+    return f"ansible-playbook lock.yml -e rollback_lock_break={lock.run_id or UNREADABLE_RUN}"
+
+
+def held_message(lock: Lock) -> str:
     """Who is in the way and what to type."""
-    elsewhere = "" if state_dir == STATE_DIR else f" state_dir={state_dir}"
-    breaking = f"ansible HOST -b -m connectin.rollback.rollback_lock -a 'state=broken{elsewhere}'"
-    if lock.reason == UNREADABLE:
+    breaking = breaking_command(lock)
+    if not lock.run_id:
         return (
             "The rollback lock is there but cannot be read, so nobody can tell which run holds it. "
             f"Make sure that no run is at work, then break it with: {breaking}"

@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Sequence
 
+from ansible_collections.connectin.rollback.plugins.module_utils import _rollout
 from ansible_collections.connectin.rollback.plugins.module_utils._migration_policy import Choice, choose
 from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
 
@@ -29,7 +30,8 @@ class Options:
     """What the operator and the inventory say.
 
     ``components`` maps each host to the parts it carries; ``missing`` are hosts of the fleet that a limit cut off;
-    ``excluded`` maps excluded hosts to "" when out of rotation, else to the reason why that is not shown.
+    ``excluded`` maps excluded hosts to "" when out of rotation, else to the reason why that is not shown; ``drained``
+    are the others that the load balancer says are out of it, True for those that are out of all of it.
     """
 
     release: str
@@ -48,6 +50,13 @@ class Options:
     backup: bool = False  # whether the database is dumped before data is lost
     transaction: str = "all"  # how migrations go down: all in one transaction, or each in its own
     failed: str = "fail"  # what happens to a migration that failed halfway
+    batches: tuple[str, ...] = _rollout.DEFAULT_BATCHES
+    on_failure: str = "auto"
+    max_failed: int = 1
+    min_serving: str = "50%"
+    hooks: bool = False  # whether hosts can be taken out of rotation
+    drained: Mapping[str, bool] = field(default_factory=dict)
+    expected: str = ""  # the digest of the plan that was approved, '' for any
 
 
 def refusal(host: str, code: str, message: str, then: str) -> dict[str, str]:
@@ -75,10 +84,12 @@ def make_plan(
         if stack.get("services") is not None and not _lost(stack):
             good[host] = stack
     release = _target(good, options, refusals)
+    refusals += _frozen(good, options)
     if release:
         refusals += _target_refusals(good, release, options)
     database_plan = _plan_database(good, database, release, options, refusals)
-    coordinator = next((host for host in stacks if host in good), "")
+    # The same one for every run that is started at the same time: its lock decides between them.
+    coordinator = min(good, default="")
     hosts = {host: _plan_host(host, stack, release, options, database_plan) for host, stack in good.items()}
     undo = bool(database_plan["down"])
     plan: dict[str, Any] = {
@@ -93,20 +104,64 @@ def make_plan(
         "excluded": list(options.excluded),
         "hosts": hosts,
         "database": database_plan,
-        # The old page on the newer API is the compatible pair; once the writers are stopped the API goes first.
-        "order": [
-            part
-            for part in (("application", "frontend") if undo else ("frontend", "application"))
-            if part in options.parts or (part == "application" and undo)
+        # The parts whose services are started: the API also where only the database goes down.
+        "moves": [
+            part for part in ("frontend", "application") if part in options.parts or (part == "application" and undo)
         ],
         "online": not undo,
+        "rollout": _plan_rollout(hosts, undo, options),
         "refusals": _unique(refusals),
         "warnings": list(database_plan.pop("warnings")) + _warnings(good, options),
         "changed": undo or any(host["change"] for host in hosts.values()),
         "candidates": [] if release else candidates(good, database),
     }
     plan["digest"] = plan_digest(plan)
+    if options.expected and options.expected != plan["digest"]:
+        plan["refusals"].append(
+            refusal(
+                "fleet",
+                "plan_changed",
+                f"the plan that was approved is {options.expected}, and the fleet now gives {plan['digest']}",
+                f"look at it again: ansible-playbook rollback_plan.yml -e release={release or options.release}",
+            )
+        )
     return plan
+
+
+def _plan_rollout(hosts: Mapping[str, Mapping[str, Any]], undo: bool, options: Options) -> dict[str, Any]:
+    """Return how the fleet is switched: the batches, how many may fail, how many of each part have to serve."""
+    carriers = {
+        part: [host for host, entry in hosts.items() if part in entry["components"]] for part in options.services
+    }
+    sizes = _rollout.batch_sizes(options.batches)
+    return {
+        # With the writers stopped everywhere, batches would only prolong that: one canary, then all others at once.
+        "batches": [_rollout.CANARY, "100%"] if undo else sizes,
+        "on_failure": options.on_failure,
+        "max_failed": options.max_failed,
+        "min_serving": {
+            part: _rollout.at_least(options.min_serving, len(found)) for part, found in carriers.items() if found
+        },
+        "hooks": options.hooks,
+    }
+
+
+def _frozen(good: Mapping[str, Mapping[str, Any]], options: Options) -> list[dict[str, str]]:
+    """Refuse ``previous`` after a rollback: what it names then is older than what people have in mind."""
+    frozen = {host: stack["ledger"].get("frozen") for host, stack in good.items() if stack["ledger"].get("frozen")}
+    if options.release != "previous" or not frozen or _pinned(good, options.run_id):
+        return []
+    since = next(iter(frozen.values()))
+    return [
+        refusal(
+            "fleet",
+            "frozen",
+            f"the fleet was rolled back to {since['release']} on {since['at']}, and deploys are frozen since: "
+            "'previous' would go further back",
+            "name the release: -e release=<release>; or lift the freeze: ansible-playbook deploy_freeze.yml "
+            "-e rollback_freeze=lift",
+        )
+    ]
 
 
 def plan_digest(plan: Mapping[str, Any]) -> str:
@@ -608,6 +663,8 @@ def _plan_host(
             "build_id": artifact["target_build_id"] if artifact is not None else None,
             "local": artifact is not None or bool(service.get("target_local")),
             "before": release_of(service) if running else "not running",
+            "before_image_id": running.get("image_id") or "",
+            "before_build_id": service.get("build_id") or "",
             "state": running.get("state") or "absent",
             "restarts": running.get("restarts") or 0,
             "health": (service.get("health") or {}).get("status"),
@@ -617,6 +674,8 @@ def _plan_host(
     full = {"application", "database", "frontend"} <= set(options.parts)
     checkout = full and bool(release) and git.get("head") != git.get("target_commit")
     writers = bool(database_plan["down"]) and "application" in options.components[host]
+    # Held by an earlier run, or left drained when that was killed: this one takes it back into rotation.
+    drained = bool(release) and host in options.drained and bool(services)
     return {
         "components": list(options.components[host]),
         "before": _before(stack),
@@ -627,9 +686,12 @@ def _plan_host(
         "checkout": checkout,
         "pins": list(git.get("pins") or ()),
         "stop_writers": writers,
+        "drained": drained,
+        # In no backend any more: nobody reaches it.
+        "out": drained and options.drained[host],
         "env_differs": list(stack.get("env", {}).get("differs") or ()),
         "smoke": bool(git.get("smoke")),
-        "change": checkout or writers or any(service["change"] for service in services.values()),
+        "change": checkout or writers or drained or any(service["change"] for service in services.values()),
     }
 
 

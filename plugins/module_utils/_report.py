@@ -8,9 +8,10 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
+from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _rollout
 from ansible_collections.connectin.rollback.plugins.module_utils._backup import FULL, size_text
+from ansible_collections.connectin.rollback.plugins.module_utils._lock import UNREADABLE_RUN
 from ansible_collections.connectin.rollback.plugins.module_utils._plan import loss_text
-from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -54,8 +55,23 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         lines += (
             table(["host", "service", "runs", "health", "target", "digest", "image", "change"], rows) if rows else []
         )
+        lines += _batch_lines(plan)
         lines += _database_lines(plan)
     lines += [f"warning: {warning}" for warning in plan["warnings"]]
+    return lines
+
+
+def _batch_lines(plan: Mapping[str, Any]) -> list[str]:
+    steps = _rollout.forecast(plan)
+    if not plan["changed"]:
+        return []
+    lines = ["", f"plan {plan['digest']}"]
+    if len(plan["hosts"]) > 1:
+        rows = [[step["number"], step["name"], ", ".join(step["hosts"])] for step in steps]
+        lines += table(["batch", "size", "hosts"], rows)
+    drained = [host for host, entry in plan["hosts"].items() if entry["drained"]]
+    if drained:
+        lines.append(f"out of rotation now, and given back at the target: {', '.join(drained)}")
     return lines
 
 
@@ -145,118 +161,54 @@ def age(at: str, now: datetime) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def outcome(
-    plan: Mapping[str, Any],
-    failures: Mapping[str, Sequence[Mapping[str, str]]],
-    now: Mapping[str, Mapping[str, Any]],
-    phases: Sequence[Mapping[str, Any]],
-    rolled_back: Sequence[str],
-    backups: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """Return what came of the run: ``reached`` or ``failed``, per host what runs now and the next command.
-
-    ``failures`` maps hosts to ``{phase, message}``; ``now`` maps hosts to the last stack_info reading, {} when lost.
-    """
-    hosts = {}
-    for host, entry in plan["hosts"].items():
-        reasons = list(failures.get(host) or ())
-        services = (now.get(host) or {}).get("services") or {}
-        running = {name: _running(services.get(name)) for name in entry["services"]}
-        hosts[host] = {
-            "before": entry["before"],
-            "target": plan["release"],
-            "now": running,
-            "reasons": reasons,
-            "next": next_command(plan, host, entry, reasons, services, rolled_back) if reasons else "",
-        }
-    fleet = list(failures.get("fleet") or ())
-    reached = not fleet and not any(host["reasons"] for host in hosts.values())
-    return {
-        "result": "reached" if reached else "failed",
-        "release": plan["release"],
-        "run_id": plan["run_id"],
-        "hosts": hosts,
-        "fleet": fleet,
-        "rolled_back": list(rolled_back),
-        "backups": [
-            {"host": plan["runner"], **{key: made[key] for key in ("id", "kind", "file", "size", "sha256")}}
-            for made in backups
-        ],
-        "phases": durations(phases),
-    }
-
-
-def _running(service: Mapping[str, Any] | None) -> str:
-    running = (service or {}).get("running")
-    if service is None:
-        return "not known"
-    if not running:
-        return "no container"
-    health = (service.get("health") or {}).get("status") or running.get("health") or "-"
-    return f"{release_of(service)} {running.get('state')} {health}"
-
-
-def next_command(
-    plan: Mapping[str, Any],
-    host: str,
-    entry: Mapping[str, Any],
-    reasons: Sequence[Mapping[str, str]],
-    services: Mapping[str, Any],
-    rolled_back: Sequence[str],
-) -> str:
-    """Return what to type for one host that did not get there."""
-    again = f"ansible-playbook {playbook(plan['parts'])} -e release={plan['release']}"
-    if plan["policy"] != "auto":
-        again += f" -e rollback_migrations={plan['policy']}"
-    if plan["excluded"]:
-        again += f" -e rollback_exclude={','.join(plan['excluded'])}"
-    if plan["database"]["price"] and not rolled_back:
-        again += f" -e rollback_confirm_data_loss={plan['release']}"
-    if not services:
-        return f"ssh to {host}; when it answers: {again}"
-    phase = reasons[-1].get("phase")
-    if phase in ("Plan", "Prepare"):
-        return f"nothing users see was changed; mend the cause, then: {again}"
-    if phase == "Migrate down" and not rolled_back:
-        return f"mend the cause, then: {again}"
-    logs = f"docker compose --project-directory {entry['project_dir']} logs --tail 100"
-    return f"ansible {host} -b -a '{logs}'; then: {again}; by hand: docs/recovery.md"
-
-
-def playbook(parts: Sequence[str]) -> str:
-    """Return the playbook that rolls back exactly these parts."""
-    return f"rollback_{parts[0]}.yml" if len(parts) == 1 else "rollback_full.yml"
-
-
-def durations(phases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return ``{name, seconds}`` of each phase from ``{name, at}`` marks (epoch seconds); the last mark closes."""
-    return [
-        {"name": mark["name"], "seconds": round(float(after["at"]) - float(mark["at"]), 1)}
-        for mark, after in zip(phases, phases[1:])
-    ]
-
-
 def outcome_lines(result: Mapping[str, Any]) -> list[str]:
     """Return the last lines an operator sees."""
     times = ", ".join(f"{phase['name']} {phase['seconds']} s" for phase in result["phases"])
-    if result["result"] == "reached":
-        lines = [f"Rolled back: {result['release']} serves on {', '.join(result['hosts'])}."]
-    else:
-        lines = [f"NOT rolled back to {result['release']}: state of every host and its next command:"]
+    lines = [headline(result)]
+    if result["result"] != _outcome.REACHED:
+        lines += [f"  {result['why']}"] if result["why"] else []
         rows = [
-            [host, entry["before"], entry["target"], "; ".join(f"{name} {text}" for name, text in entry["now"].items())]
+            [
+                host,
+                entry["before"],
+                entry["target"],
+                "; ".join(f"{name} {text}" for name, text in entry["now"].items()) or "-",
+                "yes" if entry["in_rotation"] else "no",
+            ]
             for host, entry in result["hosts"].items()
         ]
-        lines += table(["host", "before", "target", "now"], rows)
+        lines += table(["host", "before", "target", "now", "in rotation"], rows)
         for host, entry in result["hosts"].items():
             lines += [f"  {host}: {reason['phase']}: {reason['message']}" for reason in entry["reasons"]]
             lines += [f"      next: {entry['next']}"] if entry["next"] else []
         lines += [f"  {reason['phase']}: {reason['message']}" for reason in result["fleet"]]
     if result["rolled_back"]:
         lines.append(f"Migrations rolled back: {', '.join(result['rolled_back'])}")
+    if result["forward"]:
+        lines.append("The database went forward again with the migrations of the release from before.")
     lines += _backup_lines(result)
     lines += [f"Time: {times}"] if times else []
     return lines
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """Return in one line which release serves users now, and where."""
+    hosts = result["hosts"]
+    serving = [host for host, entry in hosts.items() if entry["in_rotation"]]
+    others = [host for host in hosts if host not in serving]
+    before = ", ".join(dict.fromkeys(entry["before"] for host, entry in hosts.items() if host in serving))
+    held = f" Out of rotation: {', '.join(others)}." if others else ""
+    if result["result"] == _outcome.REACHED:
+        return f"Rolled back: {result['release']} serves on {', '.join(hosts)}."
+    if result["result"] == _outcome.HELD:
+        return f"HELD: {result['release']} serves on {', '.join(serving)}, and not on every host.{held}"
+    if result["result"] == _outcome.RESTORED:
+        return f"NOT rolled back to {result['release']}: RESTORED, {before} serves again on {', '.join(serving)}.{held}"
+    if result["result"] == _outcome.FAILED:
+        return f"NOT rolled back to {result['release']}: no host was switched.{held}"
+    return (
+        f"NOT rolled back to {result['release']}: UNRESOLVED, nothing proves that one release serves everywhere.{held}"
+    )
 
 
 def _backup_lines(result: Mapping[str, Any]) -> list[str]:
@@ -319,11 +271,62 @@ def restore_lines(result: Mapping[str, Any], predicted: bool = False) -> list[st
     return lines
 
 
+def locked_by(locks: Mapping[str, Mapping[str, Any]], run_id: str) -> list[str]:
+    """Return the hosts whose lock is that of a run; "unreadable" stands for a lock that cannot be read.
+
+    ``locks`` maps hosts to what rollback_lock says of breaking theirs: ``removed`` is the lock, None without one.
+    """
+    return [
+        host
+        for host, said in locks.items()
+        if said.get("removed") and (said["removed"]["run_id"] or UNREADABLE_RUN) == run_id
+    ]
+
+
+def lock_lines(locks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return who holds the lock of which host, and what to type."""
+    held = {host: said["removed"] for host, said in locks.items() if said.get("removed")}
+    if not held:
+        return ["No host is locked."]
+    cells = [
+        [
+            host,
+            lock["run_id"] or UNREADABLE_RUN,
+            lock["owner"] or "-",
+            lock["since"] or "-",
+            lock["expires"] or "-",
+            lock["reason"],
+        ]
+        for host, lock in held.items()
+    ]
+    lines = table(["host", "run", "owner", "since", "expires", "reason"], cells)
+    for run_id in dict.fromkeys(row[1] for row in cells):
+        if run_id != UNREADABLE_RUN:
+            lines.append(f"next: take the run up again with the same command and -e rollback_resume={run_id}")
+        lines.append(f"or, when that run is given up: ansible-playbook lock.yml -e rollback_lock_break={run_id}")
+    return lines
+
+
+def freeze_lines(ledgers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return why deploys have to wait, [] when they need not; ``ledgers`` maps hosts to what release_ledger says."""
+    frozen = {host: said["frozen"] for host, said in ledgers.items() if said.get("frozen")}
+    if not frozen:
+        return []
+    cells = [[host, entry["release"], entry["at"], entry["who"], entry["why"] or "-"] for host, entry in frozen.items()]
+    return [
+        "Deploys are frozen since a rollback:",
+        *table(["host", "rolled back to", "at", "by", "why"], cells),
+        "next: when the release that was left is repaired: ansible-playbook deploy_freeze.yml -e rollback_freeze=lift",
+    ]
+
+
 def report(result: Mapping[str, Any], plan: Mapping[str, Any], who: str, why: str, finished: str) -> str:
     """Return the incident report of a run in Markdown."""
-    reached = result["result"] == "reached"
+    reached = result["result"] == _outcome.REACHED
     lines = [
         f"# Rollback to {result['release']}: {'done' if reached else 'NOT reached'}",
+        "",
+        headline(result),
         "",
         f"- run: `{result['run_id']}`, finished {finished}",
         f"- who: {who or 'not named'}",
@@ -332,11 +335,12 @@ def report(result: Mapping[str, Any], plan: Mapping[str, Any], who: str, why: st
         "",
         "## Hosts",
         "",
-        "| host | before | now |",
-        "|---|---|---|",
+        "| host | before | now | in rotation |",
+        "|---|---|---|---|",
     ]
     lines += [
-        f"| {host} | {entry['before']} | {'; '.join(f'{n} {t}' for n, t in entry['now'].items())} |"
+        f"| {host} | {entry['before']} | {'; '.join(f'{n} {t}' for n, t in entry['now'].items())} | "
+        f"{'yes' if entry['in_rotation'] else 'no'} |"
         for host, entry in result["hosts"].items()
     ]
     lines += ["", "## Database", ""]

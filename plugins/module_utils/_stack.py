@@ -107,14 +107,14 @@ def lock_refusal(lock: _lock.Lock) -> Refusal:
         return Refusal(
             "lock_held",
             "the rollback lock is there but cannot be read, so nobody can tell which run holds it",
-            "make sure that no run is at work, then: ansible HOST -b -m connectin.rollback.rollback_lock "
-            "-a state=broken",
+            f"make sure that no run is at work, then: {_lock.breaking_command(lock)}",
         )
     return Refusal(
         "lock_held",
         f"{lock.owner or 'an unnamed owner'} holds the rollback lock since {lock.since} until {lock.expires}, run "
         f"{lock.run_id}: {lock.reason or 'no reason given'}",
-        f"wait for that run to end; if it died: -e rollback_resume={lock.run_id}",
+        f"wait for that run to end; if it died: -e rollback_resume={lock.run_id}, or to give it up: "
+        f"{_lock.breaking_command(lock)}",
     )
 
 

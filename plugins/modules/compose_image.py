@@ -36,6 +36,31 @@ options:
     description: The tag of each service, by the service's name.
     type: dict
     required: true
+  ledger:
+    description:
+      - Where a change to a compose file is entered before it is written, so that a run that is killed right after
+        leaves no change that looks like somebody's own. The ledger gets one line that lists each compose file that
+        changes with the SHA-256 that it is about to have.
+      - The file named by O(env_file) is not entered, since it is in no checkout. Nothing is entered without this
+        option, in check mode, or when no compose file changes.
+    type: dict
+    suboptions:
+      state_dir:
+        description: The directory of the ledger, on the host. It is made with mode V(0700) where it is missing.
+        type: path
+        default: /var/lib/connectin-rollback
+      release:
+        description: The release that is pinned, by its git tag.
+        type: str
+        required: true
+      who:
+        description:
+          - Who pins it. By default the user who is logged in on the host, behind C(sudo) the one who called it.
+        type: str
+      run_id:
+        description: The rollback run that this belongs to, if any.
+        type: str
+        default: ""
 attributes:
   check_mode:
     description: Can run in check mode and tells what it would write.
@@ -47,6 +72,7 @@ requirements:
   - PyYAML on the host (Debian package python3-yaml)
 seealso:
   - module: connectin.rollback.stack_info
+  - module: connectin.rollback.release_ledger
   - module: community.docker.docker_compose_v2
 """
 
@@ -58,12 +84,15 @@ EXAMPLES = r"""
       api: v1.4.2
       web: v1.4.2
   become: true
-  register: pinned
 
-- name: Keep in the ledger what was written, so that it is no local change later
-  connectin.rollback.release_ledger:
-    release: v1.4.2
-    pins: "{{ pinned.files }}"
+- name: Pin the API and say so in the ledger first, so that the pin is no local change later
+  connectin.rollback.compose_image:
+    project_dir: /srv/connectin
+    tags:
+      api: v1.4.2
+    ledger:
+      release: v1.4.2
+      run_id: 20260504T030201Z-7c1e
   become: true
 """
 
@@ -108,6 +137,22 @@ files:
       description: The hash of its content.
       type: str
       sample: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+entered:
+  description:
+    - What the ledger got before the files were written; empty without O(ledger), in check mode, when no compose file
+      changes, and when the ledger says so already.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: The file.
+      type: str
+      sample: /srv/connectin/docker-compose.yml
+    sha256:
+      description: The hash of the content that was to be written.
+      type: str
+      sample: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 diff:
   description: For each file that changes what stood there before and what stands there after.
   returned: always
@@ -125,11 +170,18 @@ import hashlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.connectin.rollback.plugins.module_utils import _compose_file, _env_file
+from ansible_collections.connectin.rollback.plugins.module_utils import (
+    _compose_file,
+    _env_file,
+    _ledger,
+    _lock,
+    _state_dir,
+)
 
 try:
     import yaml
@@ -172,6 +224,33 @@ def load(params: Mapping[str, Any]) -> _compose_file.Files:
         raise Error(f"There is no compose file in {directory}; looked for {', '.join(_compose_file.FILE_NAMES)}.")
     texts.update((path, read(path)) for path in compose)
     return _compose_file.Files(tuple(compose), env_path, texts)
+
+
+def sha256(text: str) -> str:
+    """The hash of a file with this text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def enter(options: Mapping[str, Any], texts: Mapping[str, str], env_path: str) -> list[dict[str, str]]:
+    """Say in the ledger what the compose files are about to become. Returns what was entered; [] when it is known."""
+    pins = [{"path": path, "sha256": sha256(text)} for path, text in sorted(texts.items()) if path != env_path]
+    if not pins:
+        return []
+    wanted = _ledger.Entry(
+        kind="mark",
+        release=_ledger.check_release(options["release"]),
+        at=_lock.to_iso(time.time()),
+        pins=pins,
+        who=options["who"] or _state_dir.login_name(),
+        run_id=options["run_id"],
+    )
+    path = os.path.join(options["state_dir"], "ledger.jsonl")
+    with _state_dir.exclusive(options["state_dir"]):
+        text = _state_dir.read_text(path) or ""
+        entry = _ledger.next_entry(_ledger.parse(text).entries, wanted)
+        if entry:
+            _state_dir.append_text(path, _ledger.appended(text, entry))
+    return pins if entry else []
 
 
 def write_all(module: AnsibleModule, texts: Mapping[str, str], before: Mapping[str, str]) -> None:
@@ -243,10 +322,19 @@ def main() -> None:
             "compose_files": {"type": "list", "elements": "path", "default": []},
             "env_file": {"type": "path", "default": ".env"},
             "tags": {"type": "dict", "required": True},
+            "ledger": {
+                "type": "dict",
+                "options": {
+                    "state_dir": {"type": "path", "default": "/var/lib/connectin-rollback"},
+                    "release": {"type": "str", "required": True},
+                    "who": {"type": "str"},
+                    "run_id": {"type": "str", "default": ""},
+                },
+            },
         },
         supports_check_mode=True,
     )
-    result: dict[str, Any] = {"changed": False, "changes": [], "files": [], "diff": []}
+    result: dict[str, Any] = {"changed": False, "changes": [], "files": [], "entered": [], "diff": []}
     if yaml is None:
         module.fail_json(msg=f"{sys.executable} has no PyYAML. Install it: apt-get install python3-yaml", **result)
     # YAML reads a tag such as 1.4 as a number.
@@ -259,15 +347,15 @@ def main() -> None:
                 f"{variable} in {files.env_path} also sets the image of {', '.join(others)}: its next up follows"
             )
         if texts and not module.check_mode:
+            if module.params["ledger"]:
+                result["entered"] = enter(module.params["ledger"], texts, files.env_path)
             write_all(module, texts, files.texts)
-    except Error as error:
+    except (Error, _ledger.LedgerError, _state_dir.StateDirError) as error:
         module.fail_json(msg=str(error), **result)
     after = {**files.texts, **texts}
     result["changed"] = bool(texts)
     result["changes"] = [vars(change) for change in changes]
-    result["files"] = [
-        {"path": path, "sha256": hashlib.sha256(after[path].encode("utf-8")).hexdigest()} for path in sorted(after)
-    ]
+    result["files"] = [{"path": path, "sha256": sha256(after[path])} for path in sorted(after)]
     result["diff"] = diffs(files, texts, changes)
     module.exit_json(**result)
 

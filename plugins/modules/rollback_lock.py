@@ -20,7 +20,7 @@ options:
       - V(present) takes the lock for O(run_id), or renews the lease if that run has it. It fails while the lease of
         another run lasts, and takes the lock over once it is over.
       - V(absent) gives the lock of O(run_id) back. The lock of another run stays.
-      - V(broken) removes the lock, whoever holds it.
+      - V(broken) removes the lock, whoever holds it, and enters in the ledger of the host who did so and why.
     type: str
     choices: [present, absent, broken]
     default: present
@@ -32,14 +32,18 @@ options:
   run_id:
     description:
       - The run. Required with O(state=present) and O(state=absent).
+      - With O(state=broken) only the lock of this run is broken, and that of another one is a failure, so that a lock
+        that somebody took meanwhile stays. V(unreadable) stands for a lock that cannot be read. Without a run any lock
+        is broken.
     type: str
   owner:
     description:
-      - Who runs it. By default the user who is logged in on the host, behind C(sudo) the one who called it.
+      - Who runs it, with O(state=broken) who breaks it. By default the user who is logged in on the host, behind
+        C(sudo) the one who called it.
     type: str
   reason:
     description:
-      - Why, for whoever finds the host locked.
+      - Why, for whoever finds the host locked, or reads in the ledger that a lock was broken.
     type: str
   lease:
     description:
@@ -56,6 +60,7 @@ attributes:
     support: full
 seealso:
   - module: connectin.rollback.stack_info
+  - module: connectin.rollback.release_ledger
 """
 
 EXAMPLES = r"""
@@ -75,6 +80,9 @@ EXAMPLES = r"""
 - name: Break the lock of a run that nobody will continue
   connectin.rollback.rollback_lock:
     state: broken
+    run_id: 20260504T030201Z-7c1e
+    owner: bob
+    reason: the controller is gone, and the fleet was checked by hand
   become: true
 """
 
@@ -119,6 +127,13 @@ removed:
   returned: always
   type: dict
   contains: *lock
+entry:
+  description:
+    - The line in the ledger that tells of the broken lock, or would be there in check mode; null when none was broken.
+    - Its keys are those of RV(connectin.rollback.release_ledger#module:entry).
+  returned: always
+  type: dict
+  sample: null
 diff:
   description: The content of the lock file before and after.
   returned: success
@@ -147,19 +162,32 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.connectin.rollback.plugins.module_utils import _lock, _state_dir
+from ansible_collections.connectin.rollback.plugins.module_utils import _ledger, _lock, _state_dir
 
 
 def decide(params: dict[str, Any], found: _lock.Lock, now: float) -> _lock.Outcome:
     """What becomes of the lock that was found. Raises LockError when it cannot be had."""
     if params["state"] == "broken":
-        return _lock.break_lock(found)
+        return _lock.break_lock(found, params["run_id"] or "")
     if params["state"] == "absent":
         return _lock.release(found, params["run_id"])
     # A run that is continued by somebody else stays that of the owner who started it, unless it is told otherwise.
     login = "" if found.run_id == params["run_id"] else _state_dir.login_name()
     wanted = _lock.Lock(run_id=params["run_id"], owner=params["owner"] or login, reason=params["reason"] or "")
-    return _lock.acquire(found, wanted, now, params["lease"], params["state_dir"])
+    return _lock.acquire(found, wanted, now, params["lease"])
+
+
+def broken(params: dict[str, Any], removed: _lock.Lock, now: float) -> tuple[_ledger.Entry, str]:
+    """The entry in the ledger that tells of a broken lock, and what to append there for it."""
+    text = _state_dir.read_text(os.path.join(params["state_dir"], "ledger.jsonl")) or ""
+    entry = _ledger.broken_lock(
+        _ledger.parse(text).entries,
+        removed.run_id,
+        at=_lock.to_iso(now),
+        who=params["owner"] or _state_dir.login_name(),
+        why=params["reason"] or "",
+    )
+    return entry, _ledger.appended(text, entry)
 
 
 def settle(module: AnsibleModule, path: str) -> dict[str, Any]:
@@ -168,6 +196,12 @@ def settle(module: AnsibleModule, path: str) -> dict[str, Any]:
     now = time.time()
     outcome = decide(module.params, _lock.parse(text, now), now)
     after = (text or "") if not outcome.changed else outcome.lock.as_text() if outcome.lock.run_id else ""
+    entry = None
+    if module.params["state"] == "broken" and outcome.removed:
+        entry, line = broken(module.params, outcome.removed, now)
+        if not module.check_mode:
+            # First the record: a lock that went without one would be a lock that nobody broke.
+            _state_dir.append_text(os.path.join(module.params["state_dir"], "ledger.jsonl"), line)
     if outcome.changed and not module.check_mode:
         if after:
             _state_dir.write_atomic(path, after.encode("utf-8"))
@@ -178,6 +212,7 @@ def settle(module: AnsibleModule, path: str) -> dict[str, Any]:
         "lock": outcome.lock.as_dict(),
         "taken_over": outcome.taken_over and outcome.taken_over.as_dict(),
         "removed": outcome.removed and outcome.removed.as_dict(),
+        "entry": entry and entry.as_dict(),
         "diff": {"before": text or "", "after": after, "before_header": path, "after_header": path},
     }
 
@@ -205,7 +240,7 @@ def main() -> None:
     except (_lock.LockError, _state_dir.StateDirError) as error:
         found = getattr(error, "lock", None)
         lock = found.as_dict() if found else None
-        module.fail_json(msg=str(error), changed=False, lock=lock, taken_over=None, removed=None)
+        module.fail_json(msg=str(error), changed=False, lock=lock, taken_over=None, removed=None, entry=None)
     module.exit_json(**result)
 
 

@@ -333,6 +333,30 @@ ledger:
     unfinished:
       description: The rollback that was begun here and not ended, with C(run_id) and C(target), null without one.
       type: dict
+    frozen:
+      description: Why deploys have to wait since a rollback, null when they need not.
+      type: dict
+      contains:
+        release:
+          description: The release that the host was taken back to.
+          type: str
+          sample: v1.4.2
+        at:
+          description: Since when, in UTC.
+          type: str
+          sample: "2026-05-04T03:02:01Z"
+        who:
+          description: Who froze them.
+          type: str
+          sample: alice
+        why:
+          description: The reason.
+          type: str
+          sample: v1.4.3 answers 503 on /health
+        run_id:
+          description: The rollback run, empty when they were frozen by hand.
+          type: str
+          sample: 20260504T030201Z-7c1e
 lock:
   description: The rollback lock, with C(held), C(run_id), C(owner), C(reason), C(since) and C(expires).
   returned: always
@@ -504,7 +528,7 @@ class Reader:
                 "head_migrations": None,
                 "smoke": False,
             },
-            "ledger": {"releases": [], "current": "", "previous": "", "unfinished": None},
+            "ledger": {"releases": [], "current": "", "previous": "", "unfinished": None, "frozen": None},
             "lock": _lock.Lock().as_dict(),
             "env": {"sha256": "", "differs": []},
             "clock": time.time(),
@@ -570,6 +594,7 @@ class Reader:
         self.result["ledger"]["releases"] = _ledger.fold(self.entries)
         self.result["ledger"]["current"] = _ledger.current(self.entries)
         self.result["ledger"]["previous"] = _ledger.previous(self.entries)
+        self.result["ledger"]["frozen"] = _ledger.frozen(self.entries)
         self.result["lock"] = lock.as_dict()
         # A lock without a run id cannot be read, and is nobody's own.
         if lock.held and (not lock.run_id or lock.run_id != self.params["run_id"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from . import database
 from .config import (
@@ -23,7 +23,7 @@ from .config import (
     write_private,
 )
 from .containers import ensure_container, in_container, remove, revive
-from .services import engine_host, fetch, host_key, login_script
+from .services import admit_script, engine_host, fetch, host_key, login_script, statistics_url
 from .shell import SandboxError, in_parallel, step, wait_until
 
 # Whoever deploys this release gets a service that never answers.
@@ -52,22 +52,45 @@ def _ensure_host(state: State, name: str) -> None:
 
 
 def write_inventory(state: State) -> None:
-    """The inventory's hosts, and their keys as they really are."""
-    keys = in_parallel([lambda name=name: host_key(name) for name in state.hosts])
-    lines = [f"{address} {key}" for address, key in zip(state.hosts.values(), keys)]
+    """The inventory: the fleet, the load balancer before it, and their keys as they really are."""
+    reached = {**state.hosts, "lb": state.service("lb")}
+    keys = in_parallel([lambda name=name: host_key(name) for name in reached])
+    lines = [f"{address} {key}" for address, key in zip(reached.values(), keys)]
     write_private(KNOWN_HOSTS, "\n".join(lines) + "\n")
-    hosts = "\n".join(f"    {name}:\n      ansible_host: {address}" for name, address in state.hosts.items())
-    # Paths in full: tools that read an inventory without templating it, such as testinfra, use it too.
-    variables = (
-        f"    ansible_user: deploy\n    ansible_ssh_private_key_file: {KEY}\n"
-        f"    ansible_ssh_common_args: -o UserKnownHostsFile={KNOWN_HOSTS} -o IdentitiesOnly=yes\n"
-    )
+    # Every value as it is and paths in full: tools that read an inventory without templating it, such as testinfra,
+    # use it too.
+    access = {
+        "ansible_user": "deploy",
+        "ansible_ssh_private_key_file": KEY,
+        "ansible_ssh_common_args": f"-o UserKnownHostsFile={KNOWN_HOSTS} -o IdentitiesOnly=yes",
+    }
+    rotation = {
+        "rollback_drain_tasks": "haproxy",
+        "rollback_undrain_tasks": "haproxy",
+        "rollback_rotation_url": statistics_url(state),
+    }
     text = (
-        f"---\n# Written by sandbox/sandbox up; not kept in git.\nconnectin:\n  hosts:\n{hosts}\n  vars:\n{variables}"
+        "---\n# Written by sandbox/sandbox up; not kept in git.\n"
+        + _inventory_group("connectin", state.hosts, {**access, **rotation})
+        + _inventory_group("connectin_lb", {"lb": state.service("lb")}, access)
     )
     if not INVENTORY.exists() or INVENTORY.read_text(encoding="utf-8") != text:
         INVENTORY.parent.mkdir(parents=True, exist_ok=True)
         INVENTORY.write_text(text, encoding="utf-8")
+
+
+def _inventory_group(name: str, hosts: Mapping[str, str], variables: Mapping[str, object]) -> str:
+    """The group as YAML; `hosts` is name -> address."""
+    return "\n".join(
+        [
+            f"{name}:",
+            "  hosts:",
+            *(f"    {host}:\n      ansible_host: {address}" for host, address in hosts.items()),
+            "  vars:",
+            *(f"    {key}: {value}" for key, value in variables.items()),
+            "",
+        ]
+    )
 
 
 def access_script(state: State) -> str:
@@ -81,9 +104,7 @@ KEY
         }}
         give /root root
         give /home/deploy deploy
-        install -o deploy -g deploy -m 0600 /dev/stdin /home/deploy/.ssh/authorized_keys <<'KEY'
-{KEY.with_suffix(".pub").read_text(encoding="utf-8").strip()}
-KEY
+        {admit_script()}
         echo '{state.service("ci")} {host_key("ci")}' >/etc/ssh/ssh_known_hosts
         {login_script(state)}
         install -d -o deploy -g deploy -m 0700 /home/deploy/.docker

@@ -11,7 +11,7 @@ import socket
 import urllib.error
 import urllib.request
 
-from .config import FETCH_KEY, State, container_name, load_secrets
+from .config import FETCH_KEY, KEY, State, container_name, load_secrets
 from .containers import (
     NESTED_ENGINE,
     Container,
@@ -25,7 +25,9 @@ from .machine import resolvers
 from .shell import SandboxError, pipe, run, step, wait_until
 
 HAPROXY_CONFIG = "/etc/haproxy-sandbox/haproxy.cfg"
+HAPROXY_STATE = "/var/lib/haproxy/server-state"
 ADMIN_PORT = 9999
+STATISTICS_PORT = 8404
 # A proxy of the machine must not stand between it and the sandbox.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -130,19 +132,37 @@ def login_script(state: State) -> str:
     return f"docker login --username connectin --password-stdin {state.registry} >/dev/null 2>&1 <<<'{password}'"
 
 
+def admit_script() -> str:
+    """Shell text, run as root: the controller's key opens the user `deploy`."""
+    return f"""
+        install -d -o deploy -g deploy -m 0700 /home/deploy/.ssh
+        install -o deploy -g deploy -m 0600 /dev/stdin /home/deploy/.ssh/authorized_keys <<'KEY'
+{KEY.with_suffix(".pub").read_text(encoding="utf-8").strip()}
+KEY
+    """
+
+
 def host_key(name: str) -> str:
     return in_container(name, "cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub").strip()
 
 
 def ensure_load_balancer(state: State) -> None:
     with step("load balancer") as told:
-        told.note = f"http://{state.service('lb')}:3111, statistics on :8404/;csv"
+        told.note = f"http://{state.service('lb')}:3111, statistics on {statistics_url(state)}"
         wanted = Container(name="lb", image="services", address=state.service("lb"), command=("run-haproxy",))
         ensure_container(state, wanted)
         config = haproxy_config(state)
         if in_container("lb", f"cat {HAPROXY_CONFIG}", check=False) != config:
-            put_files("lb", {HAPROXY_CONFIG: config})
+            # A reload begins with every server in rotation, unless it is told which ones were drained.
+            put_files("lb", {HAPROXY_STATE: admin(state, "show servers state"), HAPROXY_CONFIG: config})
             run(["docker", "kill", "--signal=USR2", container_name("lb")])
+        # It is a host that Ansible reaches, as those of the fleet are.
+        in_container("lb", f"{admit_script()}\nuntil pgrep -x sshd >/dev/null; do sleep 0.1; done")
+        wait_until(lambda: fetch(statistics_url(state))[0] == 200, "the load balancer answers", 15)
+
+
+def statistics_url(state: State) -> str:
+    return f"http://{state.service('lb')}:{STATISTICS_PORT}/;csv"
 
 
 def haproxy_config(state: State) -> str:
@@ -158,18 +178,27 @@ global
     log stdout format raw local0
     # The network is the sandbox's own; whoever reaches it may drain and undrain.
     stats socket ipv4@0.0.0.0:{ADMIN_PORT} level admin
+    # As Debian's own configuration has it.
+    stats socket /run/haproxy/admin.sock mode 660 level admin
+    server-state-file {HAPROXY_STATE}
 
 defaults
     mode http
     log global
     option httplog
+    # Clients keep their connections. Those to Node are not kept: it closes one after five idle seconds, and a request
+    # that is on its way just then would be lost, rollback or not.
+    option http-server-close
     option redispatch
     retries 2
     retry-on conn-failure
     timeout connect 2s
     timeout client 30s
     timeout server 30s
-    default-server check inter 500ms fall 2 rise 1
+    # A page takes its time on a busy machine; without this it would have no more than `inter`.
+    timeout check 5s
+    load-server-state-from-file global
+    default-server check inter 500ms fall 3 rise 1
 
 frontend api
     bind :5007
@@ -182,15 +211,17 @@ frontend web
 backend api
     option httpchk GET /health
     http-check expect status 200
+    http-response set-header X-Server %s
 {servers(5007)}
 
 backend web
     option httpchk GET /
     http-check expect status 200
+    http-response set-header X-Server %s
 {servers(3111)}
 
 frontend statistics
-    bind :8404
+    bind :{STATISTICS_PORT}
     stats enable
     stats uri /
     no log
@@ -205,17 +236,24 @@ def undrain(state: State) -> None:
         for name in state.hosts
         for setting in ("state ready", "weight 100%")
     ]
-    with contextlib.suppress(OSError), socket.create_connection((state.service("lb"), ADMIN_PORT), timeout=5) as admin:
-        admin.sendall(("; ".join(commands) + "\n").encode())
-        while admin.recv(4096):
-            pass
+    admin(state, "; ".join(commands))
+
+
+def admin(state: State, command: str) -> str:
+    """What the load balancer's runtime interface answers, '' when nobody does."""
+    answer = b""
+    with contextlib.suppress(OSError), socket.create_connection((state.service("lb"), ADMIN_PORT), timeout=5) as line:
+        line.sendall(command.encode() + b"\n")
+        while part := line.recv(4096):
+            answer += part
+    return answer.decode()
 
 
 def wait_for_servers(state: State) -> None:
     """The load balancer has seen every server healthy: its last checks, counted as it counts, have all passed."""
 
     def all_up() -> bool:
-        rows = csv.DictReader(io.StringIO(fetch(f"http://{state.service('lb')}:8404/;csv")[1].lstrip("# ")))
+        rows = csv.DictReader(io.StringIO(fetch(statistics_url(state))[1].lstrip("# ")))
         servers = [row["status"] for row in rows if row["svname"] in state.hosts]
         return len(servers) == 2 * len(state.hosts) and all(status == "UP" for status in servers)
 

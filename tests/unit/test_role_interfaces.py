@@ -28,7 +28,7 @@ def specs(role: str) -> dict:
 
 
 def options(role: str) -> dict:
-    return specs(role)["main"]["options"]
+    return specs(role)["interface" if role == "stack" else "main"]["options"]
 
 
 STACK = sorted(defaults("stack"))

@@ -3,6 +3,9 @@
 import json
 import re
 
+# The load balancer is in the inventory too.
+testinfra_hosts = ["connectin"]
+
 DOWN = {"20250303090000_rename_post_body", "20250304090000_create_reactions"}
 
 

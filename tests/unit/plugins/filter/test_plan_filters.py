@@ -66,6 +66,48 @@ def test_an_unknown_policy_is_told_by_the_name_of_its_variable():
         filters.make_plan({}, None, options(policy="sideways"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batches": ["half"]}, "rollback_batches has 'half'"),
+        ({"min_serving": "most"}, "rollback_min_serving is a number of hosts"),
+    ],
+)
+def test_a_setting_of_the_rollout_that_cannot_be_is_told_by_the_name_of_its_variable(changes, said):
+    with pytest.raises(AnsibleFilterError, match=said):
+        filters.make_plan({"app1": stack()}, history(), options(policy="keep", **changes))
+
+
+# The rollout
+
+
+def online(**changes) -> dict:
+    """Return a plan of two hosts without a change of the database."""
+    stacks = {"app1": stack(), "app2": stack()}
+    components = {host: ["application", "frontend"] for host in stacks}
+    return filters.make_plan(stacks, history(), options(policy="keep", components=components, **changes))
+
+
+def test_a_role_walks_from_batch_to_batch_with_what_it_keeps_of_each_host():
+    made = online(batches=["1", "100%"])
+    first = filters.next_batch(made, {}, None)
+    assert (first["number"], first["hosts"], first["end"]) == (1, ["app1"], "")
+    done = {**filters.begun(made, "app1"), "status": "done", "touched": True, "traffic": True}
+    second = filters.next_batch(made, {"app1": done}, first)
+    assert (second["number"], second["hosts"]) == (2, ["app2"])
+    assert filters.next_batch(made, {"app1": done, "app2": done}, second)["end"] == "complete"
+
+
+def test_a_role_gets_the_fault_of_a_host_and_the_doubts_about_a_restored_one():
+    made = online()
+    sick = stack(runs="v1.1.0")
+    sick["services"]["api"]["running"]["state"] = "exited"
+    assert filters.fault_of(made, "app1", sick) == "target"
+    assert filters.fault_of(made, "app1", {}) == "host"
+    assert filters.restore_doubts(stack(), made, "app1") == []
+    assert len(filters.restore_doubts(LOST, made, "app1")) == 2
+
+
 # Readings
 
 
@@ -172,6 +214,24 @@ def test_the_operators_word_is_enough_for_the_host_that_it_names():
     assert doubts["app2"] != ""
 
 
+@pytest.mark.parametrize(
+    ("servers", "expected"),
+    [
+        ([("app1", "MAINT"), ("app2", "UP")], {"app1": True}),
+        ([("app1", "UP"), ("app2", "DRAIN (agent)")], {"app2": True}),
+        ([("app1", "MAINT"), ("app1", "UP")], {"app1": False}),
+        ([("app1", "DOWN"), ("app2", "no check")], {}),
+        ([("app9", "MAINT")], {}),
+    ],
+)
+def test_the_hosts_that_a_load_balancer_keeps_out_of_rotation_are_listed(servers, expected):
+    assert filters.drained_hosts(statistics(*servers), ["app1", "app2"]) == expected
+
+
+def test_without_statistics_no_host_is_known_to_be_drained():
+    assert filters.drained_hosts("", ["app1"]) == {}
+
+
 def test_without_excluded_hosts_there_are_no_doubts():
     assert filters.rotation_doubts([], [], "") == {}
 
@@ -225,6 +285,22 @@ def test_an_endpoint_that_did_not_hold_long_enough_is_told_too():
 @pytest.mark.parametrize("result", [{"failed": True, "msg": "no jmespath"}, {"msg": "no jmespath", "endpoints": []}])
 def test_a_poll_that_failed_by_itself_is_a_failure_of_the_fleet(result):
     assert filters.poll_failures(result) == [{"host": "fleet", "text": "no jmespath"}]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "result", "expected"),
+    [
+        (None, {"msg": "disk full"}, {"phase": "Restore", "message": "disk full"}),
+        (None, {}, {"phase": "Restore", "message": "the host was lost"}),
+        (
+            {"phase": "Switch", "message": "not healthy"},
+            {"msg": "disk full"},
+            {"phase": "Switch", "message": "not healthy; then in Restore: disk full"},
+        ),
+    ],
+)
+def test_what_failed_first_on_a_host_stays_first(earlier, result, expected):
+    assert filters.with_failure(earlier, "Restore", result) == expected
 
 
 def test_failures_are_listed_by_host_and_a_host_that_is_gone_was_lost():

@@ -35,6 +35,12 @@ class Server(socketserver.ThreadingUnixStreamServer):
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET()
+
+    do_DELETE = do_POST
+
     def do_GET(self):
         self.server.asked.append((self.path, dict(self.headers)))
         status, body = self.server.answers.get(self.path.partition("?")[0], (404, {"message": "no such object"}))
@@ -188,6 +194,57 @@ def test_a_file_that_is_too_large_is_cut_and_the_next_read_still_works(serve):
     )
     assert engine.read_file("a", "/x") == "y" * docker.FILE_LIMIT
     assert engine.version() == "1"
+
+
+def frame(kind, content):
+    return bytes((kind, 0, 0, 0)) + len(content).to_bytes(4, "big") + content
+
+
+def test_a_log_is_put_together_of_what_went_to_either_stream(serve):
+    stream = frame(1, b"a\n") + frame(2, b"\xff oops\n") + frame(1, b"") + frame(1, b"b\n")
+    server, engine = serve(paths={"/containers/a/logs": (200, stream), "/containers/t/logs": (200, b"as it is\r\n")})
+    assert engine.logs("a", 7, tty=False) == "a\n\ufffd oops\nb\n"
+    assert engine.logs("t", 7, tty=True) == "as it is\r\n"
+    assert server.asked[0][0] == "/containers/a/logs?stdout=1&stderr=1&timestamps=1&tail=7"
+
+
+def test_a_log_that_breaks_off_within_a_frame_is_kept_as_far_as_it_goes():
+    assert docker.demultiplexed(frame(1, b"a\n") + frame(1, b"broken")[:-3]) == b"a\nbro"
+    assert docker.demultiplexed(frame(1, b"a\n") + b"\1\0\0") == b"a\n"
+
+
+def test_a_log_that_cannot_be_read_says_why(serve):
+    _server, engine = serve(paths={"/containers/a/logs": (501, {"message": "the driver does not support reading"})})
+    with pytest.raises(docker.EngineError, match="does not support reading") as caught:
+        engine.logs("a", 7, tty=False)
+    assert (caught.value.kind, caught.value.status) == ("http", 501)
+
+
+def test_a_container_is_created_by_name_and_removed_with_its_volumes(serve):
+    server, engine = serve(paths={"/containers/create": (201, {"Id": "c1"}), "/containers/c1": (204, b"")})
+    assert engine.create({"Image": "a:v1"}, "hold a") == "c1"
+    engine.remove("c1")
+    engine.remove("gone")
+    assert [path for path, _headers in server.asked] == [
+        "/containers/create?name=hold+a",
+        "/containers/c1?force=1&v=1",
+        "/containers/gone?force=1&v=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(404, "no image a:v1 on this host"), (409, "a:v1 cannot be created: the name is in use")]
+)
+def test_a_container_that_cannot_be_created_says_why(serve, status, said):
+    _server, engine = serve(paths={"/containers/create": (status, {"message": "the name is in use"})})
+    with pytest.raises(docker.EngineError, match=said):
+        engine.create({"Image": "a:v1"})
+
+
+def test_a_container_that_cannot_be_removed_says_why(serve):
+    _server, engine = serve(paths={"/containers/a": (500, {"message": "device busy"})})
+    with pytest.raises(docker.EngineError, match="device busy"):
+        engine.remove("a")
 
 
 def test_docker_host_names_the_socket():

@@ -65,6 +65,12 @@ def test_the_append_after_a_torn_line_starts_on_a_fresh_one():
     assert (ledger.entries, ledger.torn, ledger.unreadable) == ((*HISTORY, following), False, (5,))
 
 
+def test_several_entries_are_appended_as_lines_of_their_own():
+    torn = text(*HISTORY)[:-10]
+    assert _ledger.appended(torn, *HISTORY[:2]) == "\n" + text(*HISTORY[:2])
+    assert _ledger.appended(torn) == ""
+
+
 def test_the_append_after_a_whole_line_adds_no_empty_one():
     assert _ledger.appended(text(*HISTORY), HISTORY[0]) == HISTORY[0].as_line()
     assert _ledger.appended("", HISTORY[0]) == HISTORY[0].as_line()
@@ -296,3 +302,73 @@ def test_pins_of_an_unjudged_release_do_not_withdraw_its_verdict():
 def test_a_release_that_was_never_seen_can_be_marked():
     assert _ledger.next_entry((), wanted(verdict="bad")).kind == "mark"
     assert _ledger.next_entry((marked("v1.0.0", "bad"),), wanted(verdict="bad")) is None
+
+
+FREEZE = Entry(kind="freeze", release="v1.1.0", at="then", who="alice", why="503", run_id="run-a")
+THAW = Entry(kind="thaw", release="v1.1.0", at="later", who="bob", why="repaired")
+
+
+@pytest.mark.parametrize(
+    ("entries", "frozen"),
+    [
+        ((), False),
+        (HISTORY, False),
+        ((*HISTORY, FREEZE), True),
+        ((FREEZE, *HISTORY), True),
+        ((FREEZE, THAW), False),
+        ((FREEZE, THAW, FREEZE), True),
+    ],
+)
+def test_deploys_are_frozen_until_it_is_lifted_whatever_else_is_recorded(entries, frozen):
+    told = {"release": "v1.1.0", "at": "then", "who": "alice", "why": "503", "run_id": "run-a"}
+    assert _ledger.frozen(iter(entries)) == (told if frozen else None)
+
+
+def test_a_run_freezes_once_and_another_run_or_release_once_more():
+    wanted = came("v1.1.0", run_id="run-a")
+    freeze = _ledger.next_freeze(HISTORY, wanted)
+    assert (freeze.kind, freeze.release, freeze.run_id, freeze.verdict) == ("freeze", "v1.1.0", "run-a", None)
+    assert _ledger.next_freeze((*HISTORY, freeze), wanted) is None
+    assert _ledger.next_freeze((*HISTORY, freeze), came("v1.1.0", run_id="run-b")).run_id == "run-b"
+    assert _ledger.next_freeze((*HISTORY, freeze), came("v1.0.0", run_id="run-a")).release == "v1.0.0"
+
+
+def test_only_what_is_frozen_is_thawed():
+    assert _ledger.next_thaw(HISTORY, "now", "bob", "", "") is None
+    thaw = _ledger.next_thaw((FREEZE,), "now", "bob", "repaired", "run-b")
+    assert (thaw.kind, thaw.release, thaw.who, thaw.why, thaw.run_id) == ("thaw", "v1.1.0", "bob", "repaired", "run-b")
+    assert _ledger.next_thaw((FREEZE, thaw), "now", "bob", "", "") is None
+
+
+def test_freezes_and_broken_locks_say_nothing_about_releases():
+    entries = (*HISTORY, FREEZE, THAW, _ledger.broken_lock(HISTORY, "run-a", "now", "bob", "dead"))
+    assert _ledger.parse(text(*entries)).entries == entries
+    assert (_ledger.fold(entries), _ledger.current(entries)) == (_ledger.fold(HISTORY), "v1.2.0")
+    assert _ledger.previous(entries) == _ledger.previous(HISTORY)
+    assert {entry.kind for entry in entries} == set(_ledger.KINDS)
+
+
+def test_a_lock_can_be_broken_where_no_release_is_recorded():
+    entry = _ledger.broken_lock((), "", "now", "bob", "")
+    assert _ledger.parse(entry.as_line()).entries == (entry,)
+
+
+@pytest.mark.parametrize(
+    ("left", "marked_bad"),
+    [("v1.2.0", True), ("", False), ("v1.1.0", False), ("v9.0.0", False)],
+)
+def test_the_release_that_was_left_is_called_bad_if_it_ran_here_and_is_another(left, marked_bad):
+    wanted = Entry(kind="release", release="v1.1.0", at="now", who="alice", why="503", run_id="run-a")
+    mark = _ledger.next_left(HISTORY, left, wanted)
+    assert bool(mark) is marked_bad
+    if mark:
+        assert mark == Entry("mark", "v1.2.0", "now", "bad", who="alice", why="503", run_id="run-a")
+        assert _ledger.next_left((*HISTORY, mark), left, wanted) is None
+
+
+def test_a_release_can_be_named_only_to_freeze():
+    params = dict.fromkeys(("kind", "verdict", "services", "migrations", "pins"))
+    wanted = _ledger.wanted({**params, "release": "v1", "why": "", "run_id": "", "freeze": True}, "now", "alice", None)
+    assert _ledger.next_entry((), wanted) is None
+    with pytest.raises(_ledger.LedgerError, match="Nothing is said"):
+        _ledger.wanted({**params, "release": "v1", "why": "", "run_id": "", "freeze": False}, "now", "alice", None)

@@ -75,12 +75,13 @@ def test_a_held_lock_is_refused_with_all_that_one_needs_to_know():
         _lock.acquire(ALICE, BOB, NOW, 60)
     for part in ("alice", ALICE.since, ALICE.expires, "run run-a", "503 on /health", "-e rollback_resume=run-a"):
         assert part in str(refusal.value)
+    assert str(refusal.value).endswith("ansible-playbook lock.yml -e rollback_lock_break=run-a")
     assert refusal.value.lock == ALICE
 
 
 def test_a_lock_that_cannot_be_read_is_refused_with_how_to_break_it():
-    with pytest.raises(_lock.LockError, match="cannot be read.*rollback_lock -a 'state=broken state_dir=/s'"):
-        _lock.acquire(_lock.parse("", NOW), BOB, NOW, 60, "/s")
+    with pytest.raises(_lock.LockError, match="cannot be read.*lock.yml -e rollback_lock_break=unreadable"):
+        _lock.acquire(_lock.parse("", NOW), BOB, NOW, 60)
 
 
 def test_an_expired_lock_of_another_run_is_taken_over():
@@ -111,8 +112,29 @@ def test_any_lock_can_be_broken(found):
     assert _lock.break_lock(found) == _lock.Outcome(Lock(), True, removed=found)
 
 
+@pytest.mark.parametrize(
+    ("found", "run_id"), [(ALICE, "run-a"), (STALE, "run-a"), (_lock.parse("", NOW), "unreadable")]
+)
+def test_the_lock_that_was_meant_is_broken(found, run_id):
+    assert _lock.break_lock(found, run_id).removed == found
+
+
+@pytest.mark.parametrize(
+    ("found", "run_id", "said"),
+    [
+        (ALICE, "run-b", "that of run run-a, held by alice since .* rollback_lock_break=run-a"),
+        (ALICE, "unreadable", "that of run run-a"),
+        (_lock.parse("", NOW), "run-a", "cannot be read, not that of run run-a.* rollback_lock_break=unreadable"),
+    ],
+)
+def test_a_lock_that_changed_meanwhile_is_not_broken(found, run_id, said):
+    with pytest.raises(_lock.LockError, match=said) as refusal:
+        _lock.break_lock(found, run_id)
+    assert refusal.value.lock == found
+
+
 def test_breaking_no_lock_changes_nothing():
-    assert _lock.break_lock(Lock()) == _lock.Outcome(Lock(), False)
+    assert _lock.break_lock(Lock()) == _lock.break_lock(Lock(), "run-a") == _lock.Outcome(Lock(), False)
 
 
 def test_times_are_whole_seconds_in_utc():

@@ -92,6 +92,8 @@ def test_a_plan_says_what_changes_on_every_host():
             "build_id": None,
             "local": False,
             "before": "v1.2.0",
+            "before_image_id": "sha256:" + "1" * 64,
+            "before_build_id": "",
             "state": "running",
             "restarts": 0,
             "health": 503,
@@ -164,27 +166,37 @@ def test_policy_and_directives_decide_what_goes_down(policy, rows, down):
 
 
 @pytest.mark.parametrize(
-    ("parts", "online", "order"),
+    ("parts", "online", "moves"),
     [
         (FULL, True, ["frontend", "application"]),
-        (FULL, False, ["application", "frontend"]),
+        (FULL, False, ["frontend", "application"]),
         (("application",), True, ["application"]),
         (("frontend",), True, ["frontend"]),
         (("database",), True, []),
+        # The API is stopped for the database, and started again.
         (("database",), False, ["application"]),
     ],
 )
-def test_the_page_goes_first_online_and_the_api_first_once_the_writers_are_stopped(parts, online, order):
+def test_the_parts_that_move_are_those_whose_services_are_started(parts, online, moves):
     made = plan(
-        policy="keep" if online else "down", parts=parts, database=None if parts == ("frontend",) else history()
+        {"app1": stack(runs="v1.1.0") if parts == ("database",) else stack()},
+        policy="keep" if online else "down",
+        parts=parts,
+        database=None if parts == ("frontend",) else history(),
     )
+    assert made["refusals"] == []
     assert made["online"] is online
-    assert made["order"] == order
+    assert made["moves"] == moves
 
 
-def test_the_coordinator_is_the_first_host_that_could_be_read():
+def test_the_coordinator_is_the_first_by_name_of_the_hosts_that_could_be_read():
     assert plan({"app1": {"unreachable": True, "msg": "timed out"}, "app2": stack()})["coordinator"] == "app2"
     assert plan({"app1": {"unreachable": True, "msg": "timed out"}})["coordinator"] == ""
+
+
+def test_the_coordinator_does_not_depend_on_the_order_in_which_hosts_are_listed():
+    # Two runs that are started at once must ask for the same lock.
+    assert plan({"app2": stack(), "app1": stack()})["coordinator"] == "app1"
 
 
 def test_a_host_carries_only_the_services_of_its_components():
@@ -206,6 +218,62 @@ def test_a_rollback_of_one_part_leaves_the_checkout_where_it_is(parts):
     assert [s["part"] for s in made["hosts"]["app1"]["services"].values() if s["change"]] == [
         part for part in parts if part != "database"
     ]
+
+
+# The rollout
+
+
+def pair(**changes) -> dict:
+    return plan({"app1": stack(), "app2": stack()}, history(migration(INIT), migration(POSTS)), **changes)
+
+
+def test_a_rollout_is_as_it_was_set():
+    assert pair(on_failure="hold", max_failed=3, min_serving="1", batches=("1", "100%"), hooks=True)["rollout"] == {
+        "batches": ["1", "100%"],
+        "on_failure": "hold",
+        "max_failed": 3,
+        "min_serving": {"application": 1, "frontend": 1},
+        "hooks": True,
+    }
+
+
+def test_a_rollout_with_nothing_set_has_a_canary_half_of_the_hosts_and_the_rest():
+    assert pair()["rollout"] == {
+        "batches": ["canary", "50%", "100%"],
+        "on_failure": "auto",
+        "max_failed": 1,
+        "min_serving": {"application": 1, "frontend": 1},
+        "hooks": False,
+    }
+
+
+def test_once_the_writers_are_stopped_one_canary_goes_first_and_all_the_others_at_once():
+    assert plan(batches=("1",))["rollout"]["batches"] == ["canary", "100%"]
+
+
+def test_how_many_have_to_serve_is_counted_for_each_part_that_somebody_carries():
+    kinds = {"api1": ["application"], "api2": ["application"], "api3": ["application"]}
+    made = plan({host: stack(services=("api",)) for host in kinds}, components=kinds)
+    assert made["rollout"]["min_serving"] == {"application": 2}
+
+
+def test_a_host_that_is_out_of_rotation_changes_though_the_target_runs_there():
+    stacks = {"app1": at_target(), "app2": at_target()}
+    made = plan(stacks, history(migration(INIT), migration(POSTS)), drained=("app2",))
+    assert [made["hosts"][host]["drained"] for host in stacks] == [False, True]
+    assert [made["hosts"][host]["change"] for host in stacks] == [False, True]
+    assert made["changed"] is True
+
+
+def test_a_host_that_carries_nothing_of_what_moves_is_not_given_back():
+    stacks = {"app1": stack(), "db1": stack(services=())}
+    made = plan(stacks, components={"app1": ["application"], "db1": []}, drained=("db1",))
+    assert made["hosts"]["db1"]["drained"] is False
+
+
+def test_a_host_held_with_a_kept_build_knows_what_it_served():
+    web = plan({"app1": kept_build(stack(), "v1.2.0", "build-v1.1.0")})["hosts"]["app1"]["services"]["web"]
+    assert (web["before_build_id"], web["build_id"]) == ("build-v1.2.0", "build-v1.1.0")
 
 
 # Already there
@@ -398,6 +466,46 @@ def test_one_reason_is_told_once():
     reading = stack()
     reading["refusals"] = [{"code": "disk_full", "message": "1 MB left", "next": "docker system df"}] * 2
     assert codes(plan({"app1": reading})) == ["disk_full"]
+
+
+# Frozen
+
+
+def frozen() -> dict:
+    reading = stack()
+    reading["ledger"]["frozen"] = {"release": "v1.2.0", "at": "2026-01-04T12:00:00Z", "who": "alex", "why": ""}
+    return reading
+
+
+def test_previous_is_refused_while_deploys_are_frozen():
+    entry = refused(plan({"app1": stack(), "app2": frozen()}, release="previous"), "frozen")
+    assert entry["host"] == "fleet"
+    assert "rolled back to v1.2.0 on 2026-01-04T12:00:00Z" in entry["message"]
+    assert "-e release=<release>" in entry["next"]
+
+
+def test_a_release_that_is_named_is_not_refused_while_deploys_are_frozen():
+    assert "frozen" not in codes(plan({"app1": frozen()}))
+
+
+def test_a_run_that_is_taken_up_again_is_not_stopped_by_the_freeze_that_it_brought():
+    reading = frozen()
+    reading["lock"] = {"held": True, "run_id": "run1", "reason": "rollback to v1.1.0: 503"}
+    assert "frozen" not in codes(plan({"app1": reading}, release="previous"))
+
+
+# A plan that was approved
+
+
+def test_a_plan_that_is_as_it_was_approved_goes_through():
+    assert plan(expected=plan()["digest"])["refusals"] == []
+
+
+def test_a_plan_that_is_not_as_it_was_approved_is_refused_with_both_fingerprints():
+    entry = refused(plan(expected="0123456789abcdef"), "plan_changed")
+    assert entry["host"] == "fleet"
+    assert "0123456789abcdef" in entry["message"] and plan()["digest"] in entry["message"]
+    assert entry["next"] == "look at it again: ansible-playbook rollback_plan.yml -e release=v1.1.0"
 
 
 # Refusals of the fleet

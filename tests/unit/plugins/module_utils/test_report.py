@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _report
+from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _report
 from rollback_readings import INIT, POSTS, REACTED, REACTIONS, RENAME, container, history, migration, stack
 
 NOW = datetime(2026, 1, 4, 12, 0, 0, tzinfo=timezone.utc)
@@ -31,10 +31,25 @@ def plan(stacks=None, database="default", **changes) -> dict:
     return _plan.make_plan(stacks, history() if database == "default" else database, _plan.Options(**values))
 
 
-def outcome(made=None, failures=None, now=None, phases=PHASES, rolled_back=(REACTIONS, RENAME)) -> dict:
+def outcome(made=None, failures=None, now=None, rolled_back=(REACTIONS, RENAME), backups=(), **run) -> dict:
+    """Return the outcome of a rollout; hosts that failed were held, out of rotation."""
     made = made or plan()
+    failures = failures or {}
     after = {host: stack(runs="v1.1.0") for host in made["hosts"]} if now is None else now
-    return _report.outcome(made, failures or {}, after, phases, rolled_back)
+    done = {"status": "done", "fault": "", "traffic": True, "touched": True, "drained": False}
+    marks = {
+        host: {**done, "status": "failed", "drained": True} if host in failures else done for host in made["hosts"]
+    }
+    values = {
+        "phases": PHASES,
+        "rolled_back": rolled_back,
+        "backups": backups,
+        "progress": marks,
+        "step": {"end": "complete", "why": ""},
+        "forward": False,
+        **run,
+    }
+    return _outcome.outcome(made, failures, after, values)
 
 
 # Tables
@@ -90,8 +105,7 @@ def test_a_plan_that_loses_data_without_a_backup_says_so():
 
 def test_the_outcome_and_the_report_name_the_dumps_and_how_to_put_them_back():
     made = plan()
-    after = {host: stack(runs="v1.1.0") for host in made["hosts"]}
-    result = _report.outcome(made, {}, after, PHASES, [REACTIONS], [DUMP])
+    result = outcome(made, rolled_back=[REACTIONS], backups=[DUMP])
     command = "ansible-playbook restore_backup.yml -e rollback_backup_id=run1"
     lines = _report.outcome_lines(result)
     assert "Backup: app1:/backups/run1/full.dump (2.0 kB)" in lines
@@ -103,7 +117,7 @@ def test_the_outcome_and_the_report_name_the_dumps_and_how_to_put_them_back():
 
 def test_a_backup_of_a_run_that_lost_nothing_is_named_without_a_way_to_put_it_back():
     made = plan()
-    result = _report.outcome(made, {"app1": [RESET]}, {}, PHASES, [], [DUMP])
+    result = outcome(made, {"app1": [RESET]}, {}, rolled_back=[], backups=[DUMP])
     lines = _report.outcome_lines(result)
     assert any(line.startswith("Backup: ") for line in lines)
     assert not any("restore_backup" in line for line in lines)
@@ -194,6 +208,33 @@ def test_a_database_that_was_not_read_is_not_described(database):
     assert not any(line.startswith("database:") for line in _report.plan_lines(plan(database=database)))
 
 
+def test_a_plan_shows_its_batches_and_its_fingerprint():
+    made = plan({"app1": stack(), "app2": stack(), "app3": stack()}, history(migration(INIT), migration(POSTS)))
+    lines = _report.plan_lines(made)
+    start = lines.index(f"plan {made['digest']}")
+    assert [line.split() for line in lines[start + 1 : start + 6]] == [
+        ["batch", "size", "hosts"],
+        ["-----", "------", "-----"],
+        ["1", "canary", "app1"],
+        ["2", "50%", "app2"],
+        ["3", "100%", "app3"],
+    ]
+
+
+def test_a_plan_of_one_host_or_without_a_change_shows_no_batches():
+    assert not any(line.startswith("batch") for line in _report.plan_lines(plan({"app1": stack()})))
+    there = plan(
+        {"app1": stack(runs="v1.1.0"), "app2": stack(runs="v1.1.0")}, history(migration(INIT), migration(POSTS))
+    )
+    assert not any(line.startswith(("batch", "plan ")) for line in _report.plan_lines(there))
+
+
+def test_a_plan_names_the_hosts_that_it_gives_back_to_their_users():
+    lines = _report.plan_lines(plan(drained=("app2",)))
+    assert "out of rotation now, and given back at the target: app2" in lines
+    assert not any("given back" in line for line in _report.plan_lines(plan()))
+
+
 # Refusals
 
 
@@ -250,17 +291,8 @@ def test_an_age_is_told_in_its_largest_whole_unit(at, expected):
 # Outcome
 
 
-def test_a_run_without_failures_reached_its_target():
-    result = outcome()
-    assert result["result"] == "reached"
-    assert result["hosts"]["app1"] == {
-        "before": "v1.2.0",
-        "target": "v1.1.0",
-        "now": {"api": "v1.1.0 running 200", "web": "v1.1.0 running 200"},
-        "reasons": [],
-        "next": "",
-    }
-    assert _report.outcome_lines(result) == [
+def test_a_run_that_reached_its_target_is_told_in_three_lines():
+    assert _report.outcome_lines(outcome()) == [
         "Rolled back: v1.1.0 serves on app1, app2.",
         f"Migrations rolled back: {REACTIONS}, {RENAME}",
         "Time: Prepare 12.3 s, Switch 2.7 s",
@@ -269,79 +301,37 @@ def test_a_run_without_failures_reached_its_target():
 
 def test_a_run_that_failed_on_one_host_names_it_with_what_runs_and_what_to_type():
     now = {"app1": stack(), "app2": stack(runs="v1.1.0")}
-    lines = _report.outcome_lines(outcome(failures={"app1": [RESET]}, now=now))
-    assert lines[0] == "NOT rolled back to v1.1.0: state of every host and its next command:"
-    (row,) = (line for line in lines if line.startswith("app1"))
-    assert row.split()[:3] == ["app1", "v1.2.0", "v1.1.0"]
-    assert "api v1.2.0 running 503" in row
+    step = {"end": "drain", "why": "too many failed"}
+    lines = _report.outcome_lines(outcome(failures={"app1": [RESET]}, now=now, step=step))
+    assert lines[0] == "HELD: v1.1.0 serves on app2, and not on every host. Out of rotation: app1."
+    assert lines[1] == "  too many failed"
+    first, second = (line for line in lines if line.startswith(("app1", "app2")))
+    assert first.split()[:3] == ["app1", "v1.2.0", "v1.1.0"]
+    assert "api v1.2.0 running 503" in first
+    assert (first.split()[-1], second.split()[-1]) == ("no", "yes")
     assert "  app1: Switch: api did not become healthy" in lines
     assert sum(line.startswith("      next: ") for line in lines) == 1
     assert not any(line.startswith("  app2:") for line in lines)
 
 
-def test_a_failure_of_the_fleet_is_a_failure_though_no_host_has_one():
+def test_a_failure_of_the_fleet_is_told_though_no_host_has_one():
     result = outcome(failures={"fleet": [{"phase": "Verify", "message": "the poll failed"}]})
-    assert result["result"] == "failed"
-    assert "  Verify: the poll failed" in _report.outcome_lines(result)
+    lines = _report.outcome_lines(result)
+    assert "UNRESOLVED" in lines[0]
+    assert "  Verify: the poll failed" in lines
 
 
-AGAIN = "ansible-playbook rollback_full.yml -e release=v1.1.0"
-CONSENT = " -e rollback_confirm_data_loss=v1.1.0"
-LOGS = "ansible app1 -b -a 'docker compose --project-directory /srv/connectin logs --tail 100'"
+def test_an_end_without_a_reason_of_its_own_has_no_empty_line_for_it():
+    lines = _report.outcome_lines(outcome(failures={"app1": [RESET]}))
+    assert lines[1].startswith("host ")
 
 
-@pytest.mark.parametrize(
-    ("phase", "rolled_back", "lost", "expected"),
-    [
-        ("Prepare", (), False, f"nothing users see was changed; mend the cause, then: {AGAIN}{CONSENT}"),
-        ("Plan", (), False, f"nothing users see was changed; mend the cause, then: {AGAIN}{CONSENT}"),
-        ("Migrate down", (), False, f"mend the cause, then: {AGAIN}{CONSENT}"),
-        ("Migrate down", (RENAME,), False, f"{LOGS}; then: {AGAIN}; by hand: docs/recovery.md"),
-        ("Switch", (RENAME,), False, f"{LOGS}; then: {AGAIN}; by hand: docs/recovery.md"),
-        ("Switch", (RENAME,), True, f"ssh to app1; when it answers: {AGAIN}"),
-    ],
-)
-def test_the_next_command_fits_the_phase_that_failed(phase, rolled_back, lost, expected):
-    now = {} if lost else {"app1": stack()}
-    failures = {"app1": [{"phase": phase, "message": "a reason"}]}
-    result = outcome(failures=failures, now=now, rolled_back=rolled_back)
-    assert result["hosts"]["app1"]["next"] == expected
-
-
-@pytest.mark.parametrize(
-    ("parts", "name"),
-    [
-        (FULL, "rollback_full.yml"),
-        (("application",), "rollback_application.yml"),
-        (("database",), "rollback_database.yml"),
-        (("frontend",), "rollback_frontend.yml"),
-    ],
-)
-def test_the_next_command_is_the_playbook_that_was_run(parts, name):
-    assert _report.playbook(parts) == name
-
-
-@pytest.mark.parametrize(
-    ("service", "expected"),
-    [
-        (None, "not known"),
-        ({"running": None}, "no container"),
-        ({"running": container("api", "v1.1.0"), "health": {"status": 200}}, "v1.1.0 running 200"),
-        ({"running": container("api", "v1.1.0", health="starting"), "health": None}, "v1.1.0 running starting"),
-        (
-            {"running": container("api", "v1.1.0", state="exited", health=""), "health": {"status": 0}},
-            "v1.1.0 exited -",
-        ),
-        ({"running": container("api", "", image="registry.example:5000/api@sha256:a")}, " running healthy"),
-    ],
-)
-def test_what_runs_is_told_in_three_words(service, expected):
-    assert _report._running(service) == expected
-
-
-def test_a_phase_lasts_until_the_next_one_begins():
-    assert _report.durations(PHASES) == [{"name": "Prepare", "seconds": 12.3}, {"name": "Switch", "seconds": 2.7}]
-    assert _report.durations([]) == _report.durations(PHASES[:1]) == []
+def test_a_database_that_went_forward_again_is_told_and_not_called_rolled_back():
+    now = {"app1": stack(), "app2": stack()}
+    lines = _report.outcome_lines(outcome(failures={"app1": [RESET]}, now=now, forward=True, backups=[DUMP]))
+    assert "The database went forward again with the migrations of the release from before." in lines
+    assert not any("rolled back: 2025" in line for line in lines)
+    assert not any("restore_backup" in line for line in lines)
 
 
 # The report
@@ -358,7 +348,8 @@ def test_the_report_says_who_why_what_and_what_was_lost():
         "- run: `run1`, finished 2026-01-04T12:00:00Z",
         "- who: alex",
         "- why: 503",
-        "| app1 | v1.2.0 | api v1.1.0 running 200; web v1.1.0 running 200 |",
+        "Rolled back: v1.1.0 serves on app1, app2.",
+        "| app1 | v1.2.0 | api v1.1.0 running 200; web v1.1.0 running 200 | yes |",
         f"- rolled back: `{REACTIONS}`",
         "- lost, with consent: 3 rows of public.reactions (drop table)",
         "| Prepare | 12.3 |",
@@ -370,6 +361,8 @@ def test_the_report_says_who_why_what_and_what_was_lost():
 def test_the_report_of_a_run_that_failed_does_not_claim_success_or_loss():
     text = report(outcome(failures={"app1": [RESET]}, rolled_back=()), plan(), who="", why="")
     assert text.startswith("# Rollback to v1.1.0: NOT reached\n")
+    assert "HELD: v1.1.0 serves on app2, and not on every host. Out of rotation: app1." in text.splitlines()
+    assert any(line.startswith("| app1 |") and line.endswith("| no |") for line in text.splitlines())
     assert "- no migration went down" in text
     assert "lost, with consent" not in text
     assert "- who: not named" in text

@@ -297,7 +297,8 @@ def test_a_lock_names_its_holder_and_how_to_go_on():
     found = stack.lock_refusal(lock)
     assert "alice" in found.message
     assert "-e rollback_resume=r1" in found.next
-    assert "state=broken" in stack.lock_refusal(_lock.Lock(held=True)).next
+    assert "ansible-playbook lock.yml -e rollback_lock_break=r1" in found.next
+    assert "lock.yml -e rollback_lock_break=unreadable" in stack.lock_refusal(_lock.Lock(held=True)).next
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,18 @@ def test_a_container_whose_build_is_not_known_proves_nothing_by_it():
     assert "contains" not in endpoints(reading=reading)["web"]
 
 
+def test_a_batch_is_polled_before_anybody_read_which_build_it_holds():
+    found = _verify.endpoints(plan(), {"app1": {"api": API, "web": WEB}}, {})
+    assert ["contains" in endpoint for endpoint in found] == [False, False]
+
+
+def test_only_the_hosts_of_a_batch_are_polled():
+    made = plan()
+    made["hosts"]["app2"] = made["hosts"]["app1"]
+    found = _verify.endpoints(made, {"app2": {"api": API}}, {})
+    assert [endpoint["host"] for endpoint in found] == ["app2"]
+
+
 def test_a_service_that_is_not_in_the_plan_is_not_polled():
     assert list(endpoints(plan(components={"app1": ["frontend"]}))) == ["web"]
 

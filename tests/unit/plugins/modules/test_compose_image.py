@@ -121,7 +121,7 @@ def test_nothing_is_written_when_one_service_cannot_be_set(project, run):
 def test_nothing_is_written_when_one_file_cannot_be(project, run):
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    for directory in (project, *project.parents[:2]):
+    for directory in (project, *project.parents[:-2]):
         directory.chmod(0o755)
     for name in (".env", "docker-compose.yml"):
         (project / name).chmod(0o644)
@@ -134,6 +134,66 @@ def test_nothing_is_written_when_one_file_cannot_be(project, run):
     assert "Permission denied. Nothing was changed." in result["msg"]
     assert content(project) == (COMPOSE, ENV)
     assert sorted(path.name for path in project.iterdir()) == [".env", "docker-compose.yml"]
+
+
+def ledger(project):
+    path = project / "state" / "ledger.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def enter(project):
+    return {"release": "v1", "who": "alice", "run_id": "run-a", "state_dir": str(project / "state")}
+
+
+def test_a_pin_is_in_the_ledger_before_the_file_is_written(project, run, enter):
+    _code, checked = run(check=True, ledger=enter)
+    assert (checked["changed"], checked["entered"], (project / "state").exists()) == (True, [], False)
+    code, result = run(ledger=enter)
+    pins = [{"path": str(project / "docker-compose.yml"), "sha256": digest(COMPOSE.replace("api:v2", "api:v1"))}]
+    (entry,) = ledger(project)
+    assert (code, result["entered"], entry["pins"]) == (0, pins, pins)
+    assert [entry[key] for key in ("kind", "release", "verdict", "who", "run_id")] == [
+        "mark",
+        "v1",
+        None,
+        "alice",
+        "run-a",
+    ]
+    _code, again = run(ledger=enter)
+    assert (again["changed"], again["entered"], len(ledger(project))) == (False, [], 1)
+
+
+def test_a_run_that_was_killed_between_ledger_and_file_enters_the_pin_once(project, run, enter, monkeypatch):
+    def killed(*_args):
+        raise SystemExit(137)
+
+    monkeypatch.setattr(compose_image, "write_all", killed)
+    options = {"project_dir": str(project), "tags": {"api": "v1"}, "ledger": enter}
+    with patch_module_args(options), pytest.raises(SystemExit):
+        compose_image.main()
+    assert (len(ledger(project)), content(project)) == (1, (COMPOSE, ENV))
+    monkeypatch.undo()
+    _code, result = run(ledger=enter, tags={"api": "v1"})
+    assert (result["changed"], result["entered"], len(ledger(project))) == (True, [], 1)
+
+
+def test_a_change_of_the_env_file_alone_is_not_entered(project, run, enter):
+    _code, result = run(tags={"web": "v1"}, ledger=enter)
+    assert (result["changed"], result["entered"], (project / "state").exists()) == (True, [], False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"release": "a/b"}, "'a/b' cannot name a release"), ({"state_dir": "file/x"}, "Cannot create")],
+)
+def test_nothing_is_written_when_the_ledger_cannot_be(project, run, enter, options, said, monkeypatch):
+    (project / "file").write_text("")
+    monkeypatch.chdir(project)
+    code, result = run(ledger={**enter, **options})
+    assert code == 1
+    assert said in result["msg"]
+    assert content(project) == (COMPOSE, ENV)
 
 
 def test_a_number_as_a_tag_is_taken_as_it_was_typed(project, run):

@@ -7,7 +7,7 @@ import stat
 import pytest
 from module_run import run, start
 
-KEYS = {"changed", "lock", "taken_over", "removed", "diff"}
+KEYS = {"changed", "lock", "taken_over", "removed", "entry", "diff"}
 FREE = {"held": False, "run_id": "", "owner": "", "reason": "", "since": "", "expires": ""}
 
 
@@ -22,6 +22,10 @@ def lock(state_dir, **options):
 
 def stored(state_dir):
     return json.loads((state_dir / "lock.json").read_text())
+
+
+def ledger(state_dir):
+    return [json.loads(line) for line in (state_dir / "ledger.jsonl").read_text().splitlines()]
 
 
 def expire(state_dir):
@@ -119,6 +123,47 @@ def test_any_lock_can_be_broken(state_dir):
     assert not lock(state_dir, state="broken")["changed"]
 
 
+def test_the_ledger_tells_who_broke_a_lock_and_why(state_dir):
+    run("release_ledger", state_dir=str(state_dir), release="v1.0.0", services={}, verdict="good")
+    lock(state_dir, run_id="run-a", owner="alice")
+    options = {"state": "broken", "run_id": "run-a", "owner": "bob", "reason": "the controller burnt"}
+    predicted = lock(state_dir, check=True, **options)
+    assert (len(ledger(state_dir)), stored(state_dir)["run_id"]) == (1, "run-a")
+    done = lock(state_dir, **options)
+    assert ledger(state_dir)[1] == done["entry"]
+    for result in (predicted, done):
+        entry = result["entry"]
+        assert result.keys() == KEYS
+        assert [entry[key] for key in ("kind", "release", "who", "why", "run_id")] == [
+            "lock_broken",
+            "v1.0.0",
+            "bob",
+            "the controller burnt",
+            "run-a",
+        ]
+    again = lock(state_dir, **options)
+    assert (again["changed"], again["entry"], len(ledger(state_dir))) == (False, None, 2)
+    listed = run("release_ledger", state_dir=str(state_dir), state="listed")
+    assert (listed["current"], listed["releases"][0]["verdict"]) == ("v1.0.0", "good")
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_lock_that_somebody_took_meanwhile_is_not_broken(state_dir, check):
+    lock(state_dir, run_id="run-b", owner="bob")
+    result = lock(state_dir, state="broken", run_id="run-a", check=check)
+    assert result["failed"]
+    assert "that of run run-b, held by bob" in result["msg"]
+    assert (result["lock"]["run_id"], stored(state_dir)["run_id"]) == ("run-b", "run-b")
+    assert not (state_dir / "ledger.jsonl").exists()
+
+
+def test_a_lock_whose_breaking_cannot_be_recorded_stays(state_dir):
+    lock(state_dir, run_id="run-a")
+    (state_dir / "ledger.jsonl").mkdir()
+    assert lock(state_dir, state="broken")["failed"]
+    assert stored(state_dir)["run_id"] == "run-a"
+
+
 @pytest.mark.parametrize("state", ["absent", "broken"])
 def test_a_host_without_a_state_directory_has_no_lock_to_remove(state_dir, state):
     assert not lock(state_dir, state=state, run_id="run-a")["changed"]
@@ -131,8 +176,10 @@ def test_a_lock_that_cannot_be_read_holds_until_it_is_broken(state_dir):
     result = lock(state_dir, run_id="run-a")
     assert result["failed"]
     assert "cannot be read" in result["msg"]
-    assert "state=broken" in result["msg"]
-    assert lock(state_dir, state="broken")["changed"]
+    assert "rollback_lock_break=unreadable" in result["msg"]
+    assert lock(state_dir, state="broken", run_id="run-a")["failed"]
+    assert lock(state_dir, state="broken", run_id="unreadable")["changed"]
+    assert ledger(state_dir)[0]["run_id"] == ""
     assert lock(state_dir, run_id="run-a")["lock"]["held"]
 
 

@@ -180,6 +180,16 @@ def test_previous_is_the_newest_good_release_of_the_ledger(host, run):
     assert "no_previous" not in codes(result)
 
 
+def test_a_freeze_is_told_until_it_is_lifted(host, run):
+    entries = [_ledger.Entry(kind="freeze", release="v1.1.0", at="then", who="alice", why="503", run_id="r1")]
+    (host / "state" / "ledger.jsonl").write_text(entries[0].as_line())
+    frozen = {"release": "v1.1.0", "at": "then", "who": "alice", "why": "503", "run_id": "r1"}
+    assert run()[1]["ledger"]["frozen"] == frozen
+    thaw = _ledger.next_thaw(entries, "now", "bob", "repaired", "")
+    (host / "state" / "ledger.jsonl").write_text(entries[0].as_line() + thaw.as_line())
+    assert run()[1]["ledger"]["frozen"] is None
+
+
 def test_the_ledger_tells_the_migrations_of_a_tag_that_is_not_local(host, run):
     git(host / "srv", "clone", "-q", "--bare", str(host / "srv"), str(host / "origin"))
     git(host / "srv", "remote", "add", "origin", str(host / "origin"))
@@ -254,7 +264,7 @@ def test_a_state_directory_of_root_is_a_refusal_for_others(host, run):
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     (host / "state").chmod(0o700)
-    for directory in (host, *host.parents[:2]):
+    for directory in (host, *host.parents[:-2]):
         directory.chmod(0o755)
     os.seteuid(65534)
     try:
