@@ -175,7 +175,7 @@ class Engine:
         path: str,
         headers: dict[str, str] | None = None,
         limit: int = -1,
-        body: str | None = None,
+        body: str | bytes | None = None,
     ) -> tuple[int, bytes]:
         try:
             self._connection.request(method, path, body=body, headers=headers or {})

@@ -50,6 +50,9 @@ class Options:
     backup: bool = False  # whether the database is dumped before data is lost
     transaction: str = "all"  # how migrations go down: all in one transaction, or each in its own
     failed: str = "fail"  # what happens to a migration that failed halfway
+    switch: str = "stop_first"  # whether a new container starts before the old one is stopped
+    frontend_source: str = "image"
+    asset_overlap: int = 0  # seconds for which the frontend's assets of the release before stay served
     batches: tuple[str, ...] = _rollout.DEFAULT_BATCHES
     on_failure: str = "auto"
     max_failed: int = 1
@@ -87,6 +90,7 @@ def make_plan(
     refusals += _frozen(good, options)
     if release:
         refusals += _target_refusals(good, release, options)
+    refusals += _switch_refusals(good, options)
     database_plan = _plan_database(good, database, release, options, refusals)
     # The same one for every run that is started at the same time: its lock decides between them.
     coordinator = min(good, default="")
@@ -359,6 +363,68 @@ def _target_refusals(good: Mapping[str, Mapping[str, Any]], release: str, option
                 )
             )
     return found
+
+
+def _switch_refusals(good: Mapping[str, Mapping[str, Any]], options: Options) -> list[dict[str, str]]:
+    """Refuse to start a second container where there cannot be one."""
+    if options.switch != "start_first":
+        return []
+    found = []
+    for host, stack in good.items():
+        for part, name in options.services.items():
+            service = stack["services"].get(name)
+            if service is None or part not in options.parts or part not in options.components[host]:
+                continue
+            reason = _single(service, part, options)
+            if reason:
+                found.append(
+                    refusal(host, reason[0], f"rollback_switch is start_first, but {reason[1].format(name)}", reason[2])
+                )
+    return found
+
+
+def _single(service: Mapping[str, Any], part: str, options: Options) -> tuple[str, str, str] | None:
+    """Return why no second container of a service can run: code, message with a place for its name, next."""
+    defined = service.get("definition") or {}
+    stop_first = "-e rollback_switch=stop_first"
+    if part == "frontend" and options.frontend_source == "artifact":
+        return (
+            "start_first_artifact",
+            "kept builds of {} are switched by one link, which the old container follows as well",
+            stop_first,
+        )
+    if defined.get("host_network"):
+        return (
+            "start_first_port",
+            "{} uses the host's network, and two containers cannot bind one port",
+            f"put it on a network of the project behind a proxy; or {stop_first}",
+        )
+    if defined.get("published"):
+        return (
+            "start_first_port",
+            f"{{}} publishes port {', '.join(defined['published'])} of the host, "
+            "and two containers cannot bind one port",
+            f"publish the port of a proxy instead, see docs/switch.md; or {stop_first}",
+        )
+    if defined.get("container_name"):
+        return (
+            "start_first_name",
+            f"{{}} has container_name: {defined['container_name']}, and two containers cannot have one name",
+            f"remove container_name from the compose file; or {stop_first}",
+        )
+    return None
+
+
+def _overlap(service: Mapping[str, Any], part: str, options: Options) -> bool:
+    """Return whether the frontend's container can be made beside the old one, with the old one's assets in it."""
+    defined = service.get("definition") or {}
+    return (
+        part == "frontend"
+        and options.asset_overlap > 0
+        and options.frontend_source == "image"
+        and not defined.get("container_name")
+        and not defined.get("read_only")
+    )
 
 
 def _plan_database(
@@ -653,6 +719,8 @@ def _plan_host(
             there = (
                 running.get("state") == "running"
                 and _is_target(service)
+                # a start_first that was killed leaves the old container beside the new one
+                and all(_is_target({**service, "running": other}) for other in service.get("others") or ())
                 and service.get("configured_image")
                 in (service.get("target_image"), f"{service.get('target_image')}@{service.get('target_digest')}")
             )
@@ -670,6 +738,7 @@ def _plan_host(
             "health": (service.get("health") or {}).get("status"),
             "health_body": (service.get("health") or {}).get("body"),
             "change": bool(release) and wanted and not there,
+            "overlap": _overlap(service, part, options),
         }
     full = {"application", "database", "frontend"} <= set(options.parts)
     checkout = full and bool(release) and git.get("head") != git.get("target_commit")
@@ -706,6 +775,15 @@ def _warnings(good: Mapping[str, Mapping[str, Any]], options: Options) -> list[s
     for host, doubt in options.excluded.items():
         if not doubt:
             found.append(f"{host} is excluded: it stays on the release it has, out of rotation")
+    for host, stack in good.items():
+        if options.asset_overlap > 0 and options.frontend_source == "image" and "frontend" in options.parts:
+            name = options.services.get("frontend", "")
+            defined = (stack["services"].get(name) or {}).get("definition") or {}
+            for key in ("container_name", "read_only"):
+                if defined.get(key):
+                    found.append(
+                        f"{host}: {name} has {key}, so pages of the release before lose their assets with the switch"
+                    )
     clocks = [stack["clock"] for stack in good.values() if stack.get("clock")]
     if clocks and max(clocks) - min(clocks) > 300:
         found.append(f"the hosts' clocks differ by {max(clocks) - min(clocks):.0f} s")

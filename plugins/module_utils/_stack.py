@@ -32,10 +32,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Project:
-    """A Compose project as rendered: ``images`` maps every service to its image, '' where it is only built."""
+    """A Compose project as rendered: ``images`` maps every service to its image, '' where it is only built;
+    ``definitions`` to what decides how its container can be replaced, as stack_info returns it."""
 
     name: str
     images: Mapping[str, str] = field(default_factory=dict)
+    definitions: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,23 @@ def read_project(rendered: str) -> Project:
     config = json.loads(rendered)
     services = config.get("services") or {}
     return Project(
-        str(config.get("name") or ""), {name: str((svc or {}).get("image") or "") for name, svc in services.items()}
+        str(config.get("name") or ""),
+        {name: str((svc or {}).get("image") or "") for name, svc in services.items()},
+        {name: definition(svc or {}) for name, svc in services.items()},
     )
+
+
+def definition(service: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides whether a second container of a service can run, or be made, beside the first."""
+    ports = [port for port in service.get("ports") or () if isinstance(port, Mapping)]
+    number = (service.get("deploy") or {}).get("replicas", service.get("scale"))
+    return {
+        "published": [str(port["published"]) for port in ports if port.get("published")],
+        "host_network": service.get("network_mode") == "host",
+        "container_name": str(service.get("container_name") or ""),
+        "replicas": int(1 if number is None else number),
+        "read_only": bool(service.get("read_only")),
+    }
 
 
 def compose_refusal(stderr: str, env_text: str, retry: str) -> Refusal:
@@ -226,6 +243,11 @@ def describe(container: Mapping[str, Any], image: Mapping[str, Any] | None) -> d
         "image_id": str(container.get("Image") or ""),
         "repo_digests": list((image or {}).get("RepoDigests") or []),
     }
+
+
+def runs(container: Mapping[str, Any]) -> bool:
+    """Whether an inspected container's process runs, or is about to."""
+    return str((container.get("State") or {}).get("Status") or "") in ("running", "restarting", "paused")
 
 
 def addresses(members: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -223,6 +223,32 @@ services:
           description: The digests under which registries know that image.
           type: list
           elements: str
+    others:
+      description: The service's other containers that run, each as C(running); a switch that was killed may leave one.
+      type: list
+      elements: dict
+    definition:
+      description: What decides how the container can be replaced, as the project defines it, null when not known.
+      type: dict
+      contains:
+        published:
+          description: The ports of the host that it publishes.
+          type: list
+          elements: str
+          sample: ["3111"]
+        host_network:
+          description: Whether it uses the host's own network, where every port is one of the host.
+          type: bool
+        container_name:
+          description: The fixed name of its container, empty without one.
+          type: str
+        replicas:
+          description: How many containers it has.
+          type: int
+          sample: 1
+        read_only:
+          description: Whether the container's root filesystem is read-only.
+          type: bool
     build_id:
       description: >-
         The content of C(build_id_path) in the container, for kept builds that of the one that is linked; empty when
@@ -507,6 +533,8 @@ class Reader:
                     "target_digest": "",
                     "target_local": False,
                     "running": None,
+                    "others": [],
+                    "definition": None,
                     "build_id": "",
                     "artifact": None,
                     "health": None,
@@ -677,6 +705,7 @@ class Reader:
         self.result["compose"].update(project=project.name, services=sorted(project.images))
         for name, service in self.result["services"].items():
             service["configured_image"] = project.images.get(name, "")
+            service["definition"] = project.definitions.get(name)
             if name not in project.images:
                 self.refuse(_stack.service_refusal(name, sorted(project.images)))
 
@@ -710,6 +739,11 @@ class Reader:
             if name in members:
                 container = members[name][0]
                 service["running"] = _stack.describe(container, engine.image(str(container.get("Image") or "")))
+                service["others"] = [
+                    _stack.describe(other, engine.image(str(other.get("Image") or "")))
+                    for other in members[name][1:]
+                    if _stack.runs(other)
+                ]
                 path = self.params["services"][name]["build_id_path"]
                 if path:
                     path = os.path.join((container.get("Config") or {}).get("WorkingDir") or "/", path)

@@ -31,6 +31,7 @@ from .shell import SandboxError, fail, in_parallel, say, step
 
 # What the next `up` need not make again: the registry's content, the git repository, the build cache.
 KEPT_VOLUMES = ("registry", "ci-git", "ci-docker")
+WEB_HELP = "what the web frontend runs from, from now on: its image, a kept build, or its image behind a proxy"
 
 
 def up(arguments: argparse.Namespace) -> None:
@@ -172,7 +173,7 @@ def deploy(arguments: argparse.Namespace) -> None:
     unknown = [name for name in hosts if name not in state.hosts]
     if unknown:
         raise SandboxError(f"no such host: {', '.join(unknown)}. There are: {', '.join(state.hosts)}")
-    state.web = arguments.web or state.web
+    _choose_web(state, arguments.web)
     fleet.deploy(state, arguments.release, hosts)
 
 
@@ -180,9 +181,9 @@ def restore(arguments: argparse.Namespace) -> None:
     """Back to right after the release; one that was never deployed here is deployed on the last that was."""
     started = time.monotonic()
     state = _complete_state()
-    state.web = arguments.web or state.web
     release = arguments.release
     services.revive_services(state)
+    _choose_web(state, arguments.web)
     push_again(state)
     if release in state.snapshots:
         fleet.restore(state, release, keep_state=arguments.keep_state)
@@ -194,6 +195,14 @@ def restore(arguments: argparse.Namespace) -> None:
     if release in HEALTHY:
         services.wait_for_servers(state)
     say(f"restored {release} after {time.monotonic() - started:.1f} s")
+
+
+def _choose_web(state: State, wanted: str | None) -> None:
+    """What the web frontend runs from, now and later; the proxy's image is pushed when somebody wants it."""
+    state.web = wanted or state.web
+    if state.web == "proxy":
+        services.load_image_into_ci(state, image_name("services"), "connectin/haproxy:3")
+        services.push_image(state, "connectin/haproxy:3")
 
 
 def status(_arguments: argparse.Namespace) -> None:
@@ -231,11 +240,11 @@ def _parser() -> argparse.ArgumentParser:
     made = command(deploy, "deploy", "deploy a release as a pipeline does")
     made.add_argument("release", choices=RELEASES)
     made.add_argument("--hosts", metavar="app1,app2", help="only these hosts")
-    made.add_argument("--web", choices=["image", "artifact"], help="where the web frontend runs from, from now on")
+    made.add_argument("--web", choices=["image", "artifact", "proxy"], help=WEB_HELP)
     made = command(restore, "restore", "the state right after a release was deployed, quickly")
     made.add_argument("release", choices=RELEASES)
     made.add_argument("--keep-state", action="store_true", help="leave the rollback's own state directory on the hosts")
-    made.add_argument("--web", choices=["image", "artifact"], help="where the web frontend runs from, from now on")
+    made.add_argument("--web", choices=["image", "artifact", "proxy"], help=WEB_HELP)
     command(status, "status", "what runs where")
     made = command(shell, "sh", "run a command on a host as root")
     made.add_argument("host")

@@ -147,8 +147,8 @@ def environment_file(state: State, release: str) -> str:
     ]
     if state.database_place == "service":
         lines += ["COMPOSE_PROFILES=database-in-stack", f"DATABASE_PASSWORD={load_secrets()['database']}"]
-    if state.web == "artifact":
-        lines += ["COMPOSE_FILE=docker-compose.yml:docker-compose.artifact.yml"]
+    if state.web in ("artifact", "proxy"):
+        lines += [f"COMPOSE_FILE=docker-compose.yml:docker-compose.{state.web}.yml"]
     return "\n".join(lines) + "\n"
 
 

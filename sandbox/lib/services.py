@@ -27,6 +27,7 @@ from .shell import SandboxError, pipe, run, step, wait_until
 HAPROXY_CONFIG = "/etc/haproxy-sandbox/haproxy.cfg"
 HAPROXY_STATE = "/var/lib/haproxy/server-state"
 ADMIN_PORT = 9999
+BACKENDS = ("api", "web", "assets")
 STATISTICS_PORT = 8404
 # A proxy of the machine must not stand between it and the sandbox.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -166,7 +167,7 @@ def statistics_url(state: State) -> str:
 
 
 def haproxy_config(state: State) -> str:
-    """One server line per host, named as the host, in a backend for the API and one for the web frontend."""
+    """One server line per host, named as the host, in a backend for the API, one for the web frontend, and one for its assets."""
 
     def servers(port: int) -> str:
         return "\n".join(f"    server {name} {address}:{port}" for name, address in state.hosts.items())
@@ -206,6 +207,7 @@ frontend api
 
 frontend web
     bind :3111
+    use_backend assets if {{ path_beg /_next/static/ }}
     default_backend web
 
 backend api
@@ -215,6 +217,16 @@ backend api
 {servers(5007)}
 
 backend web
+    option httpchk GET /
+    http-check expect status 200
+    http-response set-header X-Server %s
+{servers(3111)}
+
+# Between two releases only some of the hosts have an asset: where it is not found, the next one is asked.
+backend assets
+    option redispatch 1
+    retries {max(3, len(state.hosts))}
+    retry-on conn-failure empty-response response-timeout 404
     option httpchk GET /
     http-check expect status 200
     http-response set-header X-Server %s
@@ -232,7 +244,7 @@ def undrain(state: State) -> None:
     """Every server of the load balancer takes traffic again when its health check passes."""
     commands = [
         f"set server {backend}/{name} {setting}"
-        for backend in ("api", "web")
+        for backend in BACKENDS
         for name in state.hosts
         for setting in ("state ready", "weight 100%")
     ]
@@ -255,7 +267,7 @@ def wait_for_servers(state: State) -> None:
     def all_up() -> bool:
         rows = csv.DictReader(io.StringIO(fetch(statistics_url(state))[1].lstrip("# ")))
         servers = [row["status"] for row in rows if row["svname"] in state.hosts]
-        return len(servers) == 2 * len(state.hosts) and all(status == "UP" for status in servers)
+        return len(servers) == len(BACKENDS) * len(state.hosts) and all(status == "UP" for status in servers)
 
     wait_until(all_up, "the load balancer finds every server healthy", 15)
 

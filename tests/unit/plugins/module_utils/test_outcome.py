@@ -121,7 +121,7 @@ def test_the_target_is_not_reached_by_a_host_that_is_out_of_rotation_without_a_f
 
 @pytest.mark.parametrize(("hooks", "expected"), [(True, "reached"), (False, "held")])
 def test_a_host_that_was_drained_before_is_given_back_only_where_something_can_do_it(hooks, expected):
-    made = plan(drained=("app2",), hooks=hooks)
+    made = plan(drained={"app2": True}, hooks=hooks)
     result = came(made=made)
     assert result["result"] == expected
     assert result["hosts"]["app2"]["in_rotation"] is hooks

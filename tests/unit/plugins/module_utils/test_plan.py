@@ -99,6 +99,7 @@ def test_a_plan_says_what_changes_on_every_host():
             "health": 503,
             "health_body": None,
             "change": True,
+            "overlap": False,
         }
 
 
@@ -259,7 +260,7 @@ def test_how_many_have_to_serve_is_counted_for_each_part_that_somebody_carries()
 
 def test_a_host_that_is_out_of_rotation_changes_though_the_target_runs_there():
     stacks = {"app1": at_target(), "app2": at_target()}
-    made = plan(stacks, history(migration(INIT), migration(POSTS)), drained=("app2",))
+    made = plan(stacks, history(migration(INIT), migration(POSTS)), drained={"app2": True})
     assert [made["hosts"][host]["drained"] for host in stacks] == [False, True]
     assert [made["hosts"][host]["change"] for host in stacks] == [False, True]
     assert made["changed"] is True
@@ -267,7 +268,7 @@ def test_a_host_that_is_out_of_rotation_changes_though_the_target_runs_there():
 
 def test_a_host_that_carries_nothing_of_what_moves_is_not_given_back():
     stacks = {"app1": stack(), "db1": stack(services=())}
-    made = plan(stacks, components={"app1": ["application"], "db1": []}, drained=("db1",))
+    made = plan(stacks, components={"app1": ["application"], "db1": []}, drained={"db1": True})
     assert made["hosts"]["db1"]["drained"] is False
 
 

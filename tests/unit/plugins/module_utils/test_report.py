@@ -230,7 +230,7 @@ def test_a_plan_of_one_host_or_without_a_change_shows_no_batches():
 
 
 def test_a_plan_names_the_hosts_that_it_gives_back_to_their_users():
-    lines = _report.plan_lines(plan(drained=("app2",)))
+    lines = _report.plan_lines(plan(drained={"app2": True}))
     assert "out of rotation now, and given back at the target: app2" in lines
     assert not any("given back" in line for line in _report.plan_lines(plan()))
 

@@ -125,7 +125,7 @@ def test_a_host_that_changes_is_pending_and_one_at_the_target_is_done_without_be
 
 
 def test_a_host_that_the_load_balancer_has_drained_begins_so():
-    assert _rollout.start(fleet("both", runs=["v1.1.0"], drained=("h1",)))["h1"]["drained"] is True
+    assert _rollout.start(fleet("both", runs=["v1.1.0"], drained={"h1": True}))["h1"]["drained"] is True
 
 
 # Batches
@@ -426,7 +426,7 @@ def test_a_service_that_nobody_can_ask_is_not_called_sick():
 
 
 def test_a_service_that_was_not_switched_is_not_judged_unless_its_writers_were_stopped():
-    plan = fleet("both", runs=["v1.1.0"], drained=("h1",))
+    plan = fleet("both", runs=["v1.1.0"], drained={"h1": True})
     assert _rollout.fault_of(plan, "h1", read("v1.1.0", well=False)) == "host"
     undone = fleet("both", runs=["v1.1.0"], undo=True)
     assert _rollout.fault_of(undone, "h1", read("v1.1.0", well=False)) == "target"

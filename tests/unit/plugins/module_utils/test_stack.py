@@ -192,7 +192,8 @@ RENDERED = (
 
 
 def test_the_rendered_project_tells_every_services_image():
-    assert stack.read_project(RENDERED) == stack.Project("app", {"api": "r:5000/a/api:v1", "web": ""})
+    project = stack.read_project(RENDERED)
+    assert (project.name, project.images) == ("app", {"api": "r:5000/a/api:v1", "web": ""})
     assert stack.read_project('{"name": "app", "services": null}') == stack.Project("app", {})
 
 

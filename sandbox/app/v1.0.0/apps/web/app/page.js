@@ -1,4 +1,5 @@
 import { release } from '../release.mjs';
+import ReleaseNote from './release-note';
 
 export const dynamic = 'force-dynamic';
 
@@ -31,6 +32,7 @@ export default async function Page() {
           ))}
         </ul>
       )}
+      <ReleaseNote />
       <footer>{release}</footer>
     </main>
   );
