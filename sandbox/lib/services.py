@@ -167,7 +167,7 @@ def statistics_url(state: State) -> str:
 
 
 def haproxy_config(state: State) -> str:
-    """One server line per host, named as the host, in a backend for the API, one for the web frontend, and one for its assets."""
+    """One server line per host, named as the host, in the backends for API, web frontend and assets."""
 
     def servers(port: int) -> str:
         return "\n".join(f"    server {name} {address}:{port}" for name, address in state.hosts.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import CHECKOUT, DOWN_IN_V120
+from fleet import CHECKOUT, DOWN_IN_V120
 from test_rollbacks import assert_serves
 
 MIGRATIONS = "/srv/connectin/apps/api/prisma/migrations"

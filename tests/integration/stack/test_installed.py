@@ -6,7 +6,7 @@ import os
 import subprocess
 import tarfile
 
-from conftest import CHECKOUT, Run
+from fleet import CHECKOUT, Run
 
 KEPT_OUT = (".venv", ".sandbox", ".git", ".cache", ".ansible", "collections", "inventories/sandbox/hosts.yml")
 

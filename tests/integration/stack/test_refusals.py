@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
-from conftest import differences
+from fleet import differences
 
 PROJECT = "/srv/connectin"
 BACKUPS = "/var/lib/connectin-rollback/backups"

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 
-from conftest import CHECKOUT, DOWN_IN_V120
+from fleet import CHECKOUT, DOWN_IN_V120
 from test_refusals import LOCK
 
 LEDGER = "/var/lib/connectin-rollback/ledger.jsonl"

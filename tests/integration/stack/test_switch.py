@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import differences
+from fleet import differences
 from steady_load import Load, missing, open_page
 
 START_FIRST = {"rollback_switch": "start_first", "rollback_switch_haproxy": "127.0.0.1:9999"}
