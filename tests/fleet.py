@@ -59,7 +59,7 @@ class Fleet:
 
     def kill_when(self, text: str, playbook: str, **extra: object) -> None:
         """Start a playbook and SIGKILL it, with all it started, as soon as it prints a text."""
-        process = self._started(playbook, **extra)
+        process = self.started(playbook, **extra)
         seen = self._until(process, text)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -67,7 +67,7 @@ class Fleet:
 
     def play_until(self, text: str, then: Callable[[], object], playbook: str, **extra: object) -> Run:
         """Run a playbook to its end, which has to come within two minutes; do something as soon as it prints a text."""
-        process = self._started(playbook, **extra)
+        process = self.started(playbook, **extra)
         seen = self._until(process, text)
         then()
         try:
@@ -78,7 +78,8 @@ class Fleet:
         assert text in seen, seen
         return Run(subprocess.CompletedProcess(process.args, process.returncode, seen, ""))
 
-    def _started(self, playbook: str, **extra: object) -> subprocess.Popen:
+    def started(self, playbook: str, **extra: object) -> subprocess.Popen:
+        """Start a playbook in a process group of its own; what it prints is one pipe."""
         return subprocess.Popen(
             self._command(playbook, **extra),
             cwd=CHECKOUT,

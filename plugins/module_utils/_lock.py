@@ -149,7 +149,7 @@ def held_message(lock: Lock) -> str:
     return (
         f"The rollback lock is held by {lock.owner or 'an unnamed owner'} since {lock.since} until {lock.expires}, "
         f"run {lock.run_id}, reason: {lock.reason or 'none given'}. Wait for that run to end. If it died, continue it "
-        f"with the same command and -e rollback_resume={lock.run_id}. To give it up, break the lock with: {breaking}"
+        f"with the same command and -e rollback_resume={lock.run_id} or, to give it up, break the lock with: {breaking}"
     )
 
 

@@ -36,7 +36,9 @@ def outcome(
     down, dumps, {host: progress} and the last step of the rollout, and whether the database went forward again.
     """
     progress = {**_rollout.start(plan), **run["progress"]}
-    gone = [] if run.get("forward") else list(run["rolled_back"])
+    down = [choice["name"] for choice in plan["database"]["down"]]
+    earlier = [name for name in plan["database"]["undone"] if name not in down]
+    gone = [] if run.get("forward") else [*run["rolled_back"], *earlier]
     hosts = {}
     for host, entry in plan["hosts"].items():
         reasons = [dict(reason) for reason in failures.get(host) or ()]

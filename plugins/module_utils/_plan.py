@@ -96,6 +96,8 @@ def make_plan(
     coordinator = min(good, default="")
     hosts = {host: _plan_host(host, stack, release, options, database_plan) for host, stack in good.items()}
     undo = bool(database_plan["down"])
+    earlier = next((stack["run"]["plan"] for stack in good.values() if stack.get("run")), None)
+    _take_up(hosts, database_plan, good, earlier)
     plan: dict[str, Any] = {
         "release": release,
         "requested": options.release,
@@ -113,7 +115,7 @@ def make_plan(
             part for part in ("frontend", "application") if part in options.parts or (part == "application" and undo)
         ],
         "online": not undo,
-        "rollout": _plan_rollout(hosts, undo, options),
+        "rollout": _plan_rollout(hosts, bool(database_plan["undone"]), options),
         "refusals": _unique(refusals),
         "warnings": list(database_plan.pop("warnings")) + _warnings(good, options),
         "changed": undo or any(host["change"] for host in hosts.values()),
@@ -130,6 +132,44 @@ def make_plan(
             )
         )
     return plan
+
+
+# What a plan keeps of a service as it was before the first change.
+_BEFORE = ("before_image_id", "before_build_id", "before_state", "before_health")
+
+
+def _take_up(
+    hosts: Mapping[str, dict[str, Any]],
+    database: dict[str, Any],
+    good: Mapping[str, Mapping[str, Any]],
+    earlier: Mapping[str, Any] | None,
+) -> None:
+    """Keep to what there was before the first change of this run, where an earlier try of it was interrupted.
+
+    ``undone`` are the migrations that the run takes down, its earlier tries included, ``lost`` what that loses, ``dumps``
+    where that can be had back from, ``before`` what was applied.
+    """
+    database["undone"] = [choice["name"] for choice in database["down"]]
+    database["lost"] = list(database["price"])
+    database["dumps"] = [database["backup"]["path"]] if database["backup"] else []
+    if not earlier:
+        return
+    was = earlier["database"]
+    gone = [name for name in was["undone"] if name not in database["undone"]]
+    database["undone"] += gone
+    database["lost"] += [entry for entry in was["lost"] if entry["migration"] in gone]
+    database["dumps"] += was["dumps"] if gone else []
+    database["before"] = was["before"]
+    for host, entry in hosts.items():
+        found = earlier["hosts"].get(host)
+        if not found:
+            continue
+        entry["before"] = found["before"]
+        entry["stop_writers"] = entry["stop_writers"] or (bool(gone) and found["stop_writers"])
+        for name, service in entry["services"].items():
+            service.update({key: found["services"][name][key] for key in _BEFORE if name in found["services"]})
+            if not _rollout.runs_before(service, good[host]["services"].get(name) or {}, entry["before"]):
+                entry["touched"] = True
 
 
 def _plan_rollout(hosts: Mapping[str, Mapping[str, Any]], undo: bool, options: Options) -> dict[str, Any]:
@@ -733,6 +773,8 @@ def _plan_host(
             "before": release_of(service) if running else "not running",
             "before_image_id": running.get("image_id") or "",
             "before_build_id": service.get("build_id") or "",
+            "before_state": running.get("state") or "absent",
+            "before_health": (service.get("health") or {}).get("status"),
             "state": running.get("state") or "absent",
             "restarts": running.get("restarts") or 0,
             "health": (service.get("health") or {}).get("status"),

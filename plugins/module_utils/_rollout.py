@@ -75,7 +75,7 @@ def begun(entry: Mapping[str, Any]) -> dict[str, Any]:
         "status": PENDING if entry["change"] else DONE,
         "fault": "",
         "traffic": not entry["change"],
-        "touched": False,
+        "touched": bool(entry.get("touched")),
         "drained": bool(entry.get("out")),
     }
 
@@ -147,7 +147,7 @@ def judge(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]]) ->
     if blocked and not [host for host in _with_status(progress, DONE) if progress[host]["touched"]]:
         why = f"{', '.join(blocked)} cannot be taken out of rotation"
         # With the writers stopped, a mere stop would leave nothing that serves.
-        return (STOP, why) if plan["online"] or not can_restore(plan, progress) else (RESTORE, why)
+        return (STOP, why) if not plan["database"]["undone"] or not can_restore(plan, progress) else (RESTORE, why)
     if wish == "restore":
         return _bad_target(plan, progress, f"{', '.join(failed)} failed, and rollback_on_failure is restore")
     too_many = len(failed) > rollout["max_failed"]
@@ -186,7 +186,7 @@ def _breach(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]], 
 
 def can_restore(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return whether finished hosts may go back: after data was lost, only before the target got traffic."""
-    if plan["online"] or not plan["database"]["price"]:
+    if not plan["database"]["undone"] or not plan["database"]["lost"]:
         return True
     return not any(mark["traffic"] and mark["touched"] for mark in progress.values())
 
@@ -324,7 +324,7 @@ def runs_before(planned: Mapping[str, Any], service: Mapping[str, Any], before: 
     ``before`` is the release that the host was on: all that is known of a service that had no container.
     """
     running = service.get("running") or {}
-    if planned["state"] == "absent":
+    if planned["before_state"] == "absent":
         return bool(before) and release_of(service) == before
     if planned["build_id"] is not None:
         return bool(planned["before_build_id"]) and service.get("build_id") == planned["before_build_id"]
@@ -343,15 +343,15 @@ def restore_doubts(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any
             continue
         service = (reading.get("services") or {}).get(name) or {}
         running = service.get("running")
-        if planned["state"] == "absent":
+        if planned["before_state"] == "absent":
             # Held by an earlier run: what it starts by now is the target.
             if running and runs_target(planned, service) and not runs_before(planned, service, entry["before"]):
                 found.append(f"{name}: it has a container of {plan['release']}, and had none before")
         elif not running or not runs_before(planned, service, entry["before"]):
             found.append(f"{name}: its container is not of what ran before ({planned['before']})")
-        elif planned["state"] == "running" and running.get("state") != "running":
+        elif planned["before_state"] == "running" and running.get("state") != "running":
             found.append(f"{name}: its container is {running.get('state')}")
-        elif planned["health"] == 200 and (service.get("health") or {}).get("status") != 200:
+        elif planned["before_health"] == 200 and (service.get("health") or {}).get("status") != 200:
             status = (service.get("health") or {}).get("status")
             found.append(f"{name}: it answers {status or 'nothing'}, and 200 before")
     return found

@@ -130,8 +130,8 @@ def lock_refusal(lock: _lock.Lock) -> Refusal:
         "lock_held",
         f"{lock.owner or 'an unnamed owner'} holds the rollback lock since {lock.since} until {lock.expires}, run "
         f"{lock.run_id}: {lock.reason or 'no reason given'}",
-        f"wait for that run to end; if it died: -e rollback_resume={lock.run_id}, or to give it up: "
-        f"{_lock.breaking_command(lock)}",
+        f"wait for that run to end; if it died: -e rollback_resume={lock.run_id} "
+        f"(or give it up with {_lock.breaking_command(lock)} )",
     )
 
 
@@ -143,6 +143,16 @@ def unfinished_run(name: str, record: str | None) -> dict[str, str] | None:
             return None
         return {"run_id": str(content.get("run_id") or name), "target": str(content.get("target") or "")}
     except (ValueError, AttributeError):
+        return None
+
+
+def kept_plan(text: str | None) -> dict[str, Any] | None:
+    """The plan that an earlier try of a run kept; None where there is none, or it was cut off."""
+    try:
+        plan = json.loads(text or "")
+        # Written whole or not at all; anything else is no plan of this version.
+        return plan if {"hosts", "database"} <= plan.keys() and "undone" in plan["database"] else None
+    except (ValueError, AttributeError, TypeError):
         return None
 
 

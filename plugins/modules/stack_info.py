@@ -387,6 +387,10 @@ lock:
   description: The rollback lock, with C(held), C(run_id), C(owner), C(reason), C(since) and C(expires).
   returned: always
   type: dict
+run:
+  description: What an earlier try of O(run_id) kept on this host, with its C(plan); null where there is none.
+  returned: always
+  type: dict
 env:
   description: The C(.env) file of the project.
   returned: always
@@ -558,6 +562,7 @@ class Reader:
             },
             "ledger": {"releases": [], "current": "", "previous": "", "unfinished": None, "frozen": None},
             "lock": _lock.Lock().as_dict(),
+            "run": None,
             "env": {"sha256": "", "differs": []},
             "clock": time.time(),
         }
@@ -611,6 +616,7 @@ class Reader:
             text = _state_dir.read_text(os.path.join(directory, "ledger.jsonl"))
             lock = _lock.parse(_state_dir.read_text(os.path.join(directory, "lock.json")), time.time())
             self.result["ledger"]["unfinished"] = self.unfinished(directory)
+            self.result["run"] = self.earlier_try(directory)
         except (_state_dir.StateDirError, OSError) as error:
             # The first sentence tells what happened; what to do about it is said here.
             message = "the rollback's records cannot be read: " + str(error).partition(". ")[0]
@@ -627,6 +633,14 @@ class Reader:
         # A lock without a run id cannot be read, and is nobody's own.
         if lock.held and (not lock.run_id or lock.run_id != self.params["run_id"]):
             self.refuse(_stack.lock_refusal(lock))
+
+    def earlier_try(self, directory: str) -> dict[str, Any] | None:
+        """What an earlier try of the run kept here: ``{plan}``; None where it kept nothing."""
+        name = self.params["run_id"]
+        if not _stack.is_release_name(name):
+            return None
+        plan = _stack.kept_plan(_state_dir.read_text(os.path.join(directory, "runs", name, "plan.json")))
+        return {"plan": plan} if plan else None
 
     def unfinished(self, directory: str) -> dict[str, str] | None:
         """The newest run whose record has no outcome."""

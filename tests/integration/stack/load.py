@@ -18,6 +18,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 
 ASSET = re.compile(r'(?:src|href)="(/_next/static/[^"]+)"')
+CHUNK = re.compile(r"static/chunks/[\w.~-]+\.(?:js|css)")
 RELEASE = re.compile(r'data-release="([^"]+)"')
 # How often each kind is asked for, in this proportion.
 MIX = {"posts": 8, "page": 5, "asset": 4, "health": 2, "write": 1}
@@ -276,16 +277,25 @@ class Browser:
         self.release = ""
         self.assets: dict[str, str] = {}
 
-    def load(self) -> None:
-        """Opens the page and every asset it names, as a browser with an empty cache does."""
+    def load(self) -> Browser:
+        """Opens the page and every asset it may ask for while it stays open.
+
+        Chunks that are loaded later are named in the scripts; a build's own manifests are not named at all.
+        """
         status, text = self._ask("/")
         assert status == 200, f"{self._web}/ answers {status}"
         self.release = "".join(RELEASE.findall(text)[:1])
         self.assets = {}
-        for path in dict.fromkeys(ASSET.findall(text)):
-            status, text = self._ask(path)
-            assert status == 200, f"{self._web}{path} answers {status}"
-            self.assets[path] = _digest(text)
+        manifests = [f"/_next/static/{self.release}/_{name}.js" for name in ("buildManifest", "ssgManifest")]
+        waiting = [*ASSET.findall(text), *(manifests if self.release else [])]
+        while waiting:
+            path = waiting.pop()
+            if path not in self.assets:
+                status, text = self._ask(path)
+                assert status == 200, f"{self._web}{path} answers {status}"
+                self.assets[path] = _digest(text)
+                waiting += [f"/_next/{name}" for name in CHUNK.findall(text)]
+        return self
 
     def broken_assets(self, times: int = 1) -> list[str]:
         """What the held page misses now, 'PATH: reason'; each is asked for so many times, over new connections."""

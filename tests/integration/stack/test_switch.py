@@ -6,7 +6,7 @@ import json
 
 import pytest
 from fleet import differences
-from steady_load import Load, missing, open_page
+from load import Browser, Load
 
 START_FIRST = {"rollback_switch": "start_first", "rollback_switch_haproxy": "127.0.0.1:9999"}
 # Not what the test is about, and it takes its time.
@@ -64,15 +64,15 @@ def beside(fleet, release: str, host: str = "app1") -> None:
 def test_a_host_behind_a_proxy_goes_back_without_one_lost_request(fleet, at):
     at("v1.1.0", web="proxy")
     api, web = urls(fleet)
-    with Load(api, web) as load:
+    with Load(api, web, rate=50) as load:
         run = fleet.play("rollback_full.yml", release="v1.0.0", **START_FIRST, **NO_WATCH)
     assert run.rc == 0, run.text
-    assert (load.lost, load.sent > 300) == ([], True), f"{len(load.lost)} of {load.sent} lost"
+    assert load.result.failed == 0 and load.result.total > 300, "\n".join(load.result.lines())
     for host in fleet.hosts:
         assert containers(fleet, "api", host) == containers(fleet, "web", host) == ["v1.0.0 running"]
         assert drained_places(fleet, host) == []
-    written = fleet.query("select title, count(*) from posts where body = 'steady load' group by title")
-    assert dict(written) == dict.fromkeys(load.posted, 1), "a write was lost, or made twice"
+    written = fleet.query("select title, count(*) from posts where body = 'written under load' group by title")
+    assert dict(written) == dict.fromkeys(load.result.written, 1), "a write was lost, or made twice"
 
 
 def test_a_container_keeps_the_name_that_runbooks_know(fleet, at):
@@ -114,11 +114,11 @@ services:
 YAML""",
         )
     before = identifier(fleet, "web")
-    with Load(api, web) as load:
+    with Load(api, web, rate=50) as load:
         run = fleet.play("rollback_frontend.yml", release="v1.0.0", **START_FIRST)
     assert run.rc != 0
     assert "did not become healthy" in run.text
-    assert load.lost == []
+    assert load.result.failed == 0, "\n".join(load.result.lines())
     assert containers(fleet, "web") == ["v1.1.0 running"]
     assert "v1.1.0" in fleet.get(web)[1]
     assert before in identifier(fleet, "web"), "the container that served was replaced"
@@ -140,10 +140,10 @@ def test_the_next_run_finishes_what_a_killed_one_left(fleet, at, drained):
                     proxy(fleet, f"set server {row[1]}/{row[3]} state drain", host)
     assert containers(fleet, "web") == ["v1.0.0 running", "v1.1.0 running"]
     fleet.eventually(lambda: fleet.get(web)[0] == 200)
-    with Load(api, web) as load:
+    with Load(api, web, rate=50) as load:
         run = fleet.play("rollback_frontend.yml", release="v1.0.0", **START_FIRST)
     assert run.rc == 0, run.text
-    assert load.lost == []
+    assert load.result.failed == 0, "\n".join(load.result.lines())
     for host in fleet.hosts:
         assert containers(fleet, "web", host) == ["v1.0.0 running"]
         assert drained_places(fleet, host) == []
@@ -155,49 +155,48 @@ def test_the_next_run_finishes_what_a_killed_one_left(fleet, at, drained):
 def test_a_browser_that_holds_the_newer_page_finds_its_assets_after_the_rollback(fleet, at, web):
     at("v1.1.0", web=web)
     address = urls(fleet)[1]
-    held = open_page(address)
+    held = Browser(address).load()
     run = fleet.play("rollback_frontend.yml", release="v1.0.0", **(START_FIRST if web == "proxy" else {}))
     assert run.rc == 0, run.text
-    fresh = open_page(address)
-    assert held.keys() - fresh.keys(), "the releases have the same assets, so this shows nothing"
-    assert missing(address, held) == missing(address, fresh) == []
+    fresh = Browser(address).load()
+    assert held.assets.keys() - fresh.assets.keys(), "the releases have the same assets, so this shows nothing"
+    assert held.broken_assets() == fresh.broken_assets() == []
     # A restarted engine or a crash takes nothing away.
     fleet.shell("app1", f"docker restart {identifier(fleet, 'web')}")
     fleet.eventually(lambda: fleet.get(address)[0] == 200)
-    assert missing(address, held) == missing(address, fresh) == []
+    assert held.broken_assets() == fresh.broken_assets() == []
 
 
 def test_without_an_overlap_the_newer_page_loses_its_assets(fleet, at):
     at("v1.1.0")
     address = urls(fleet)[1]
-    held = open_page(address)
+    held = Browser(address).load()
     assert fleet.play("rollback_frontend.yml", release="v1.0.0", rollback_asset_overlap=0).rc == 0
-    assert missing(address, held)
+    assert held.broken_assets()
 
 
 def test_a_rollback_soon_after_another_carries_the_assets_of_all_three_releases(fleet, at):
     at("v1.1.0")
     address = urls(fleet)[1]
-    held = open_page(address)
+    held = Browser(address).load()
     for release in ("v1.0.0", "v1.1.0", "v1.0.0"):
         assert fleet.play("rollback_frontend.yml", release=release).rc == 0
-        assert missing(address, held) == []
+        assert held.broken_assets() == []
 
 
 def test_while_both_releases_serve_the_proxy_asks_the_other_one_for_what_one_lacks(fleet, at):
     at("v1.1.0", web="proxy")
     address = urls(fleet)[1]
-    older = open_page(address)
+    older = Browser(address).load()
     beside(fleet, "v1.0.0")
     fleet.eventually(lambda: 'data-release="v1.0.0"' in fleet.get(address)[1])
     fleet.eventually(lambda: serving(fleet, "assets") == 2)
     newer = fleet.eventually(lambda: page_of(address, "v1.0.0"))
-    assert older.keys() != newer.keys()
-    for _ in range(10):
-        assert missing(address, older) == missing(address, newer) == []
+    assert older.assets.keys() != newer.assets.keys()
+    assert older.broken_assets(10) == newer.broken_assets(10) == []
 
 
-def page_of(address: str, release: str) -> dict[str, str] | None:
-    """The assets of a page of one release, None while the other one answers."""
-    found = open_page(address)
-    return found if any(f"/{release}/" in path for path in found) else None
+def page_of(address: str, release: str) -> Browser | None:
+    """The page of one release with its assets, None while the other one answers."""
+    found = Browser(address).load()
+    return found if found.release == release else None

@@ -94,6 +94,8 @@ def test_a_plan_says_what_changes_on_every_host():
             "before": "v1.2.0",
             "before_image_id": "sha256:" + "1" * 64,
             "before_build_id": "",
+            "before_state": "running",
+            "before_health": 503,
             "state": "running",
             "restarts": 0,
             "health": 503,
@@ -1057,3 +1059,40 @@ def test_a_checkout_tells_what_the_target_contains_and_a_ledger_where_none_has_i
 
 def test_a_target_without_migrations_is_known_to_have_none():
     assert _plan.target_migrations({"app1": with_git(stack(), target_migrations=[])}, "v1.1.0") == []
+
+
+# A run that is taken up again
+
+
+def taken_up(**changes) -> dict:
+    """Return the plan of a second try, the first one having been killed after the migrations went down."""
+    first = plan({"app1": stack(), "app2": stack()})
+    readings = {"app1": stack(runs="v1.1.0"), "app2": stack()}
+    for service in readings["app1"]["services"].values():
+        service["running"]["image_id"] = "sha256:" + "2" * 64
+    readings["app2"]["services"]["api"]["running"] = None
+    readings["app1"]["run"] = {"plan": deepcopy(first)}
+    return plan(readings, history(migration(INIT), migration(POSTS)), **changes)
+
+
+def test_a_run_that_is_taken_up_again_knows_what_its_first_try_took_down_and_lost():
+    made = taken_up()
+    assert (made["online"], made["database"]["down"]) == (True, [])
+    assert made["database"]["undone"] == [REACTED["name"], RENAMED["name"]]
+    assert [entry["count"] for entry in made["database"]["lost"]] == [3]
+    assert made["database"]["before"] == [INIT, POSTS, RENAMED["name"], REACTED["name"]]
+    assert made["rollout"]["batches"] == ["canary", "100%"]
+
+
+def test_a_run_that_is_taken_up_again_knows_what_ran_on_each_host_before_the_first_change():
+    hosts = taken_up()["hosts"]
+    assert {host: entry["before"] for host, entry in hosts.items()} == {"app1": "v1.2.0", "app2": "v1.2.0"}
+    assert {entry["services"]["api"]["before_state"] for entry in hosts.values()} == {"running"}
+    assert {entry["services"]["api"]["before_image_id"] for entry in hosts.values()} == {"sha256:" + "1" * 64}
+    assert all(entry["touched"] and entry["stop_writers"] for entry in hosts.values())
+
+
+def test_a_run_that_was_not_begun_before_has_nothing_to_take_up():
+    made = plan()
+    assert made["database"]["undone"] == [choice["name"] for choice in made["database"]["down"]]
+    assert not made["hosts"]["app1"].get("touched")

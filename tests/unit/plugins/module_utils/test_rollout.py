@@ -474,18 +474,18 @@ def test_what_runs_is_the_target_by_digest_by_build_and_by_name_only_where_that_
         ({"build_id": "b1", "before_build_id": "b2"}, {"build_id": "b2"}, True),
         ({"build_id": "b1", "before_build_id": "b2"}, {"build_id": "b1"}, False),
         ({"build_id": "b1", "before_build_id": ""}, {"build_id": ""}, False),
-        ({"state": "absent"}, {"running": {"image": "r/api:v1.2.0"}}, True),
-        ({"state": "absent"}, {"running": {"image": "r/api:v1.1.0"}}, False),
-        ({"state": "absent"}, {"running": None}, False),
+        ({"before_state": "absent"}, {"running": {"image": "r/api:v1.2.0"}}, True),
+        ({"before_state": "absent"}, {"running": {"image": "r/api:v1.1.0"}}, False),
+        ({"before_state": "absent"}, {"running": None}, False),
     ],
 )
 def test_what_runs_is_from_before_by_image_by_build_and_by_name_only_where_nothing_ran(planned, service, expected):
-    given = {"build_id": None, "before_image_id": "", "before_build_id": "", "state": "running", **planned}
+    given = {"build_id": None, "before_image_id": "", "before_build_id": "", "before_state": "running", **planned}
     assert _rollout.runs_before(given, service, "v1.2.0") is expected
 
 
 def test_without_a_release_before_nothing_is_from_before():
-    planned = {"build_id": None, "before_image_id": "", "before_build_id": "", "state": "absent"}
+    planned = {"build_id": None, "before_image_id": "", "before_build_id": "", "before_state": "absent"}
     assert _rollout.runs_before(planned, {"running": {"image": ""}}, "") is False
 
 
@@ -518,7 +518,7 @@ def test_a_service_that_answers_nothing_is_told_so():
 @pytest.mark.parametrize(("state", "health"), [("running", 503), ("running", None), ("exited", 0)])
 def test_a_release_that_was_not_well_before_need_not_be_well_again(state, health):
     plan = fleet("both")
-    plan["hosts"]["h1"]["services"]["api"].update(state=state, health=health)
+    plan["hosts"]["h1"]["services"]["api"].update(before_state=state, before_health=health)
     reading = read(state=state)
     reading["services"]["api"]["health"] = {"status": 503}
     assert _rollout.restore_doubts(plan, "h1", reading) == []
@@ -535,7 +535,7 @@ def test_a_part_that_was_not_switched_is_not_looked_at():
 def test_a_host_that_had_no_containers_may_have_those_from_before_but_not_the_targets(runs, doubts):
     plan = fleet("both")
     for service in plan["hosts"]["h1"]["services"].values():
-        service.update(state="absent", before_image_id="", before="not running", health=None)
+        service.update(before_state="absent", before_image_id="", before="not running", before_health=None)
     reading = read(runs or "v1.2.0")
     if runs is None:
         for service in reading["services"].values():
