@@ -146,8 +146,8 @@ def _take_up(
 ) -> None:
     """Keep to what there was before the first change of this run, where an earlier try of it was interrupted.
 
-    ``undone`` are the migrations that the run takes down, its earlier tries included, ``lost`` what that loses, ``dumps``
-    where that can be had back from, ``before`` what was applied.
+    ``undone`` are the migrations that the run takes down, its earlier tries included, ``lost`` what that loses,
+    ``dumps`` where that can be had back from, ``before`` what was applied.
     """
     database["undone"] = [choice["name"] for choice in database["down"]]
     database["lost"] = list(database["price"])

@@ -132,9 +132,8 @@ def test_hosts_of_different_kinds_each_have_a_canary_and_only_their_part_moves(f
 
 def test_two_runs_that_begin_at_once_are_told_apart_by_the_lock_of_the_fleet(fleet, at):
     at("v1.1.0")
-    first = fleet.started("rollback_full.yml", release="v1.0.0")
-    second = fleet.started("rollback_full.yml", release="v1.0.0")
-    ends = [(process.communicate(timeout=300)[0], process.returncode) for process in (first, second)]
+    runs = [fleet.started("rollback_full.yml", release="v1.0.0") for _ in range(2)]
+    ends = [(process.communicate(timeout=300)[0], process.returncode) for process in runs]
     refused = [text for text, rc in ends if rc != 0]
     assert len(refused) == 1, ends
     assert "rollback_resume=" in refused[0], refused[0]
