@@ -58,11 +58,14 @@ def outcome(
         }
     fleet = [dict(reason) for reason in failures.get("fleet") or ()]
     result = _result(plan, hosts, fleet, progress, gone, now, run)
+    # The lock of a host that was lost could not be given back, and only this run may take it again.
+    lost = any(not (now.get(host) or {}).get("engine") for host in hosts)
+    again = again_command(plan, gone) + (f" -e rollback_resume={plan['run_id']}" if lost else "")
     for host, entry in hosts.items():
         fine = (IS_TARGET, IS_EITHER) if result == UNRESOLVED else (IS_TARGET, IS_EITHER, IS_BEFORE)
         if entry["reasons"] or not entry["in_rotation"] or entry["serves"] not in fine:
             services = _read(now.get(host) or {})
-            entry["next"] = next_command(plan, host, plan["hosts"][host], entry["reasons"], services, gone)
+            entry["next"] = next_command(again, host, plan["hosts"][host], entry["reasons"], services, gone)
     return {
         "result": result,
         "release": plan["release"],
@@ -215,15 +218,14 @@ def _running(service: Mapping[str, Any] | None) -> str:
 
 
 def next_command(
-    plan: Mapping[str, Any],
+    again: str,
     host: str,
     entry: Mapping[str, Any],
     reasons: Sequence[Mapping[str, str]],
     services: Mapping[str, Any],
     rolled_back: Sequence[str],
 ) -> str:
-    """Return what to type for one host that did not get there."""
-    again = again_command(plan, rolled_back)
+    """Return what to type for one host that did not get there, ``again`` being the command of the whole rollback."""
     if not services and entry["services"]:
         return f"ssh to {host}; when it answers: {again}"
     phase = reasons[-1].get("phase") if reasons else ""

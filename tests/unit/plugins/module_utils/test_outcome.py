@@ -412,7 +412,7 @@ LOGS = "ansible app1 -b -a 'docker compose --project-directory /srv/connectin lo
         ("Migrate down", (), False, f"mend the cause, then: {AGAIN}{CONSENT}"),
         ("Migrate down", (RENAME,), False, f"{LOGS}; then: {AGAIN}; by hand: docs/recovery.md"),
         ("Switch", (RENAME,), False, f"{LOGS}; then: {AGAIN}; by hand: docs/recovery.md"),
-        ("Switch", (RENAME,), True, f"ssh to app1; when it answers: {AGAIN}"),
+        ("Switch", (RENAME,), True, f"ssh to app1; when it answers: {AGAIN} -e rollback_resume=run1"),
     ],
 )
 def test_the_next_command_fits_the_phase_that_failed(phase, rolled_back, lost, expected):
@@ -529,3 +529,12 @@ def test_the_headline_says_which_release_serves_where_and_who_is_out_of_rotation
 def test_a_restored_fleet_names_the_hosts_that_are_out_of_rotation():
     result = came(two(read("v1.2.0"), LOST), two(RESTORED, HELD), {"app2": FAULT}, end="restore")
     assert line(result).endswith("v1.2.0 serves again on app1. Out of rotation: app2.")
+
+
+def test_while_a_lost_host_keeps_the_lock_every_command_takes_the_same_run_up_again():
+    now = {"app1": LOST, "app2": read(runs=GONE)}
+    failures = {host: [{"phase": "Switch", "message": "a reason"}] for host in now}
+    result = came(now, two(HELD, HELD), failures)
+    assert all(entry["next"].count("-e rollback_resume=run1") == 1 for entry in result["hosts"].values())
+    down = came({**now, "app1": read(engine="")}, two(HELD, HELD), failures)
+    assert not any("rollback_resume" in entry["next"] for entry in down["hosts"].values()), "its lock was given back"
