@@ -118,7 +118,8 @@ def make_plan(
         "rollout": _plan_rollout(hosts, bool(database_plan["undone"]), options),
         "refusals": _unique(refusals),
         "warnings": list(database_plan.pop("warnings")) + _warnings(good, options),
-        "changed": undo or any(host["change"] for host in hosts.values()),
+        # What was begun is brought to its end, be it only that its lock is given back.
+        "changed": undo or any(host["change"] for host in hosts.values()) or bool(earlier),
         "candidates": [] if release else candidates(good, database),
     }
     plan["digest"] = plan_digest(plan)

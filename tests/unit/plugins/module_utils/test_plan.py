@@ -1092,6 +1092,14 @@ def test_a_run_that_is_taken_up_again_knows_what_ran_on_each_host_before_the_fir
     assert all(entry["touched"] and entry["stop_writers"] for entry in hosts.values())
 
 
+def test_a_run_that_was_killed_when_the_target_ran_everywhere_goes_on_until_it_is_recorded_and_unlocked():
+    readings = {"app1": stack(runs="v1.1.0")}
+    applied = history(migration(INIT), migration(POSTS))
+    assert plan(readings, applied)["changed"] is False
+    readings["app1"]["run"] = {"plan": plan({"app1": stack()})}
+    assert plan(readings, applied)["changed"] is True
+
+
 def test_a_run_that_was_not_begun_before_has_nothing_to_take_up():
     made = plan()
     assert made["database"]["undone"] == [choice["name"] for choice in made["database"]["down"]]
