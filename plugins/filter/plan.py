@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import re
 from typing import Any, Mapping, Sequence
@@ -24,7 +25,12 @@ def make_plan(
     stacks: Mapping[str, Any], database: Mapping[str, Any] | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     try:
-        return _plan.make_plan(stacks, database, _options(options))
+        plan = _plan.make_plan(stacks, database, _options(options))
+        if importlib.util.find_spec("jmespath") is None:
+            # The gates poll from here, and would call every host unhealthy.
+            missing = "Python's jmespath is not on the controller, so nothing can be polled"
+            plan["refusals"].append(_plan.refusal("fleet", "jmespath_missing", missing, "pip install jmespath"))
+        return plan
     except _rollout.RolloutError as error:
         raise AnsibleFilterError(str(error)) from error
 
@@ -44,8 +50,8 @@ def begun(plan: Mapping[str, Any], host: str) -> dict[str, Any]:
     return _rollout.begun(plan["hosts"][host])
 
 
-def fault_of(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any]) -> str:
-    return _rollout.fault_of(plan, host, reading)
+def fault_of(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any], gated: bool = False) -> str:
+    return _rollout.fault_of(plan, host, reading, gated)
 
 
 def restore_doubts(reading: Mapping[str, Any], plan: Mapping[str, Any], host: str) -> list[str]:
@@ -125,18 +131,39 @@ def migration_sources(
     return [folder, *([f"image:{image}:{image_folder}"] if image and image_folder else [])]
 
 
+def _statistics(stats: str, backends: Sequence[str]) -> dict[str, list[str]]:
+    """Return {server: states} of HAProxy's statistics page as CSV, in some backends or in all (``[]``).
+
+    Source: its management guide, section 9.1 (pxname, svname and status).
+    """
+    found: dict[str, list[str]] = {}
+    for row in csv.DictReader(io.StringIO(stats.lstrip("# "))) if stats else ():
+        if not backends or row.get("pxname") in backends:
+            found.setdefault(row.get("svname", ""), []).append(row.get("status", ""))
+    return found
+
+
+def _is_out(state: str) -> bool:
+    return state.startswith(("MAINT", "DRAIN"))
+
+
 def rotation_doubts(
-    excluded: Sequence[str], drained: Sequence[str], stats: str = "", error: str = ""
+    excluded: Sequence[str],
+    drained: Sequence[str],
+    stats: str = "",
+    error: str = "",
+    servers: Mapping[str, str] | None = None,
+    backends: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return {host: doubt} for excluded hosts; '' when the load balancer, or the operator, says it is out of rotation.
 
-    ``stats`` is HAProxy's statistics page as CSV (management guide, section 9.1: svname and status), ``error`` why
-    there is none.
+    ``stats`` are HAProxy's statistics, ``error`` why there are none. ``servers`` maps hosts to their servers where
+    these are called otherwise; only ``backends`` count, [] for all.
     """
     doubts = {}
-    rows = list(csv.DictReader(io.StringIO(stats.lstrip("# ")))) if stats else []
+    rows = _statistics(stats, backends)
     for host in excluded:
-        states = {row.get("status", "") for row in rows if row.get("svname") == host}
+        states = set(rows.get((servers or {}).get(host) or host, ()))
         if host in drained:
             doubts[host] = ""
         elif error:
@@ -145,7 +172,7 @@ def rotation_doubts(
             doubts[host] = "nothing confirms that it is out of rotation (rollback_rotation_url is not set)"
         elif not states:
             doubts[host] = "the load balancer has no server of that name"
-        elif all(state.startswith(("MAINT", "DRAIN")) for state in states):
+        elif all(map(_is_out, states)):
             doubts[host] = ""
         else:
             seen = ", ".join(sorted(states))
@@ -153,14 +180,14 @@ def rotation_doubts(
     return doubts
 
 
-def drained_hosts(stats: str, hosts: Sequence[str]) -> dict[str, bool]:
-    """Return the hosts that HAProxy's statistics, as CSV, show out of rotation: True when out of every backend."""
-    rows = list(csv.DictReader(io.StringIO(stats.lstrip("# ")))) if stats else []
-    found: dict[str, list[bool]] = {}
-    for row in rows:
-        out = row.get("status", "").startswith(("MAINT", "DRAIN"))
-        found.setdefault(row.get("svname", ""), []).append(out)
-    return {host: all(found[host]) for host in hosts if any(found.get(host, ()))}
+def drained_hosts(stats: str, servers: Mapping[str, str], backends: Sequence[str] = ()) -> dict[str, bool]:
+    """Return the hosts that HAProxy's statistics show out of rotation: True when out of every backend.
+
+    ``servers`` maps hosts to their servers; only ``backends`` count, [] for all.
+    """
+    rows = _statistics(stats, backends)
+    out = {host: [_is_out(state) for state in rows.get(server, ())] for host, server in servers.items()}
+    return {host: all(states) for host, states in out.items() if any(states)}
 
 
 def image_services(wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -173,15 +200,16 @@ def image_tags(wanted: Sequence[Mapping[str, Any]], release: str) -> dict[str, s
     return {item["key"]: release for item in wanted}
 
 
-def poll_failures(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return ``{host, text}`` for each endpoint that health_poll did not find ready; its own failure counts for all."""
+def poll_failures(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return ``{host, text, answered}`` of each endpoint that was not ready; the poll's own failure is the fleet's."""
     # Not from a list under the key ``failed``: Ansible turns that one into the task's own status.
     found = []
     for entry in result.get("endpoints") or ():
         if not entry["ready"]:
             reason = (entry.get("failures") or ["it did not hold until the deadline"])[-1]
-            found.append({"host": entry["host"], "text": f"{entry['name']} at {entry['url']}: {reason}"})
-    return found or [{"host": "fleet", "text": _first_lines(result)}]
+            text = f"{entry['name']} at {entry['url']}: {reason}"
+            found.append({"host": entry["host"], "text": text, "answered": bool(entry.get("status"))})
+    return found or [{"host": "fleet", "text": _first_lines(result), "answered": False}]
 
 
 def with_failure(earlier: Mapping[str, str] | None, phase: str, result: Mapping[str, Any]) -> dict[str, str]:

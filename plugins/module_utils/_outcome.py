@@ -112,8 +112,8 @@ def _result(
             return FAILED
         if _before_proved(plan, serving, progress, now):
             return RESTORED
-    # What was never touched is as it was, whatever it is: half a fleet on each release, or nothing at all.
-    return UNRESOLVED if touched or unproved or quiesced else FAILED
+    # What was never touched is as it was, be it nothing at all; but no run says of two releases that one serves.
+    return UNRESOLVED if touched or unproved or quiesced or len(serves - {IS_UNKNOWN}) > 1 else FAILED
 
 
 def _target_proved(
@@ -244,6 +244,7 @@ def again_command(plan: Mapping[str, Any], rolled_back: Sequence[str]) -> str:
         again += f" -e rollback_migrations={plan['policy']}"
     if plan["excluded"]:
         again += f" -e rollback_exclude={','.join(plan['excluded'])}"
+    again += "".join(f" -e {name}={value}" for name, value in plan["again"].items())
     if plan["database"]["price"] and not rolled_back:
         again += f" -e rollback_confirm_data_loss={plan['release']}"
     return again

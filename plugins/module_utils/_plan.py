@@ -44,7 +44,7 @@ class Options:
     runner: str = ""
     missing: tuple[str, ...] = ()
     excluded: Mapping[str, str] = field(default_factory=dict)
-    project_dir: str = ""
+    project_dirs: Mapping[str, str] = field(default_factory=dict)  # by host
     image_source: str = "registry"
     writers: tuple[str, ...] = ()  # Compose services that write to the database
     backup: bool = False  # whether the database is dumped before data is lost
@@ -60,6 +60,8 @@ class Options:
     hooks: bool = False  # whether hosts can be taken out of rotation
     drained: Mapping[str, bool] = field(default_factory=dict)
     expected: str = ""  # the digest of the plan that was approved, '' for any
+    resumes: bool = False  # whether the operator takes an interrupted run up again
+    again: Mapping[str, Any] = field(default_factory=dict)  # what was set for this run, for the commands that follow
 
 
 def refusal(host: str, code: str, message: str, then: str) -> dict[str, str]:
@@ -87,7 +89,7 @@ def make_plan(
         if stack.get("services") is not None and not _lost(stack):
             good[host] = stack
     release = _target(good, options, refusals)
-    refusals += _frozen(good, options)
+    refusals += _frozen(good, options) + _not_begun(good, options)
     if release:
         refusals += _target_refusals(good, release, options)
     refusals += _switch_refusals(good, options)
@@ -112,7 +114,9 @@ def make_plan(
         "database": database_plan,
         # The parts whose services are started: the API also where only the database goes down.
         "moves": [
-            part for part in ("frontend", "application") if part in options.parts or (part == "application" and undo)
+            part
+            for part in ("frontend", "application")
+            if part in options.parts or (part == "application" and database_plan["undone"])
         ],
         "online": not undo,
         "rollout": _plan_rollout(hosts, bool(database_plan["undone"]), options),
@@ -120,8 +124,10 @@ def make_plan(
         "warnings": list(database_plan.pop("warnings")) + _warnings(good, options),
         # What was begun is brought to its end, be it only that its lock is given back.
         "changed": undo or any(host["change"] for host in hosts.values()) or bool(earlier),
+        "again": {name: value for name, value in options.again.items() if value not in ("", [], None)},
         "candidates": [] if release else candidates(good, database),
     }
+    plan["refusals"] += _too_many_batches(plan)
     plan["digest"] = plan_digest(plan)
     if options.expected and options.expected != plan["digest"]:
         plan["refusals"].append(
@@ -166,10 +172,14 @@ def _take_up(
         if not found:
             continue
         entry["before"] = found["before"]
+        # What was begun there goes through its gate once more, and is given back to its users.
+        entry["change"] = entry["change"] or found["change"]
         entry["stop_writers"] = entry["stop_writers"] or (bool(gone) and found["stop_writers"])
         for name, service in entry["services"].items():
             service.update({key: found["services"][name][key] for key in _BEFORE if name in found["services"]})
-            if not _rollout.runs_before(service, good[host]["services"].get(name) or {}, entry["before"]):
+            now = good[host]["services"].get(name) or {}
+            nothing = service["before_state"] == "absent" and not now.get("running")
+            if not nothing and not _rollout.runs_before(service, now, entry["before"]):
                 entry["touched"] = True
 
 
@@ -189,6 +199,39 @@ def _plan_rollout(hosts: Mapping[str, Mapping[str, Any]], undo: bool, options: O
         },
         "hooks": options.hooks,
     }
+
+
+# Each batch is a level of Ansible's own recursion, and takes some seconds.
+MAX_BATCHES = 100
+
+
+def _too_many_batches(plan: Mapping[str, Any]) -> list[dict[str, str]]:
+    number = len(_rollout.forecast(plan)) if plan["release"] else 0
+    if number <= MAX_BATCHES:
+        return []
+    return [
+        refusal(
+            "fleet",
+            "batches_too_many",
+            f"rollback_batches makes {number} batches, and more than {MAX_BATCHES} are not supported",
+            'set larger ones, for example -e \'{"rollback_batches": ["canary", "10%"]}\'',
+        )
+    ]
+
+
+def _not_begun(good: Mapping[str, Mapping[str, Any]], options: Options) -> list[dict[str, str]]:
+    """Refuse to take up a run that no host is locked by: what an ended one kept is of another day."""
+    held = {str((stack.get("lock") or {}).get("run_id") or "") for stack in good.values()}
+    if not options.resumes or options.run_id in held:
+        return []
+    return [
+        refusal(
+            "fleet",
+            "resume_unknown",
+            f"no host is locked by the run {options.run_id}: it ended, or never began",
+            "leave rollback_resume out; ansible-playbook lock.yml shows which runs hold a lock",
+        )
+    ]
 
 
 def _frozen(good: Mapping[str, Mapping[str, Any]], options: Options) -> list[dict[str, str]]:
@@ -224,7 +267,7 @@ def plan_digest(plan: Mapping[str, Any]) -> str:
             host: [
                 entry["change"],
                 entry["commit"],
-                {n: [s["change"], s["digest"] if pulled else ""] for n, s in entry["services"].items()},
+                {n: [s["change"], s["before"], s["digest"] if pulled else ""] for n, s in entry["services"].items()},
             ]
             for host, entry in plan["hosts"].items()
         },
@@ -779,7 +822,6 @@ def _plan_host(
             "state": running.get("state") or "absent",
             "restarts": running.get("restarts") or 0,
             "health": (service.get("health") or {}).get("status"),
-            "health_body": (service.get("health") or {}).get("body"),
             "change": bool(release) and wanted and not there,
             "overlap": _overlap(service, part, options),
         }
@@ -791,7 +833,7 @@ def _plan_host(
     return {
         "components": list(options.components[host]),
         "before": _before(stack),
-        "project_dir": str(options.project_dir),
+        "project_dir": options.project_dirs.get(host, ""),
         "services": services,
         "commit": git.get("target_commit") or "",
         "fetch": checkout and not git.get("target_local"),

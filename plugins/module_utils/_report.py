@@ -307,8 +307,15 @@ def lock_lines(locks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def freeze_lines(ledgers: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return why deploys have to wait, [] when they need not; ``ledgers`` maps hosts to what release_ledger says."""
+def freeze_lines(
+    ledgers: Mapping[str, Mapping[str, Any]], locks: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[str]:
+    """Return why deploys have to wait, [] when they need not.
+
+    ``ledgers`` maps hosts to what release_ledger says, ``locks`` to what rollback_lock says of breaking theirs.
+    """
+    if any(said.get("removed") for said in (locks or {}).values()):
+        return ["A rollback is at work, or was interrupted:", *lock_lines(locks or {})]
     frozen = {host: said["frozen"] for host, said in ledgers.items() if said.get("frozen")}
     if not frozen:
         return []

@@ -74,7 +74,8 @@ def begun(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "status": PENDING if entry["change"] else DONE,
         "fault": "",
-        "traffic": not entry["change"],
+        # Users may have reached it, as far as anybody knows.
+        "traffic": not entry["change"] or bool(entry.get("touched")),
         "touched": bool(entry.get("touched")),
         "drained": bool(entry.get("out")),
     }
@@ -274,10 +275,11 @@ def _portion(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]],
     return chosen
 
 
-def fault_of(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any]) -> str:
+def fault_of(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any], gated: bool = False) -> str:
     """Return whose fault it is that a host did not get to the target, from a reading of it after the failure.
 
-    The target's is what ran from the target's image and does not run well; everything else is the host's.
+    The target's is what ran from the target's image and does not run well; everything else is the host's. ``gated``:
+    the gate found it unhealthy, whatever it answers here, or its new container was removed for being so.
     """
     services = reading.get("services")
     if reading.get("unreachable") or reading.get("failed") or not services:
@@ -285,6 +287,8 @@ def fault_of(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any]) -> 
     engine = reading.get("engine") or {}
     if not engine.get("version") or (engine.get("free_mb") is not None and engine["free_mb"] < FULL_DISK_MB):
         return HOST
+    if gated:
+        return TARGET
     for name, planned in plan["hosts"][host]["services"].items():
         running = (services.get(name) or {}).get("running")
         if not planned["change"] and not plan["hosts"][host]["stop_writers"]:

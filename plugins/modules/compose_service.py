@@ -80,6 +80,11 @@ options:
         replaces it earlier than that, the next one gets them as well.
     type: int
     default: 3600
+  evidence_dir:
+    description:
+      - The folder for what a new container logged that did not become healthy, in a file for root alone. Without it
+        nothing is kept of a container that is removed.
+    type: path
 attributes:
   check_mode:
     description: Can run in check mode and tells which services it would switch.
@@ -137,8 +142,8 @@ services:
     assets_until:
       description: Until when the youngest of them are kept, in seconds since 1970; 0 without any.
       type: float
-logs:
-  description: The last lines of a container that did not become healthy, empty otherwise.
+unhealthy:
+  description: The services whose new container did not become healthy.
   returned: always
   type: list
   elements: str
@@ -158,11 +163,12 @@ from ansible_collections.connectin.rollback.plugins.module_utils import (
     _docker_engine,
     _image_reference,
     _stack,
+    _state_dir,
 )
 
 # Of assets, which are held in memory twice.
 ASSETS_LIMIT = 256 * 1024 * 1024
-LOG_LINES = 20
+LOG_LINES = 5000
 # A stop waits for the container's own grace period, which may be minutes.
 ENGINE_TIMEOUT = 600.0
 PROXY_TIMEOUT = 5.0
@@ -172,11 +178,11 @@ INTERVAL = 0.1
 
 
 class Error(Exception):
-    """What an operator reads; ``logs`` are the last lines of a container that is at fault."""
+    """What an operator reads; ``unhealthy`` are the services whose new container is at fault."""
 
-    def __init__(self, message: str, logs: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, unhealthy: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.logs = list(logs)
+        self.unhealthy = list(unhealthy)
 
 
 class HAProxy:
@@ -396,7 +402,7 @@ class Switch:
     def give_up(self, identifier: str, seen: _compose_service.Member | None) -> None:
         """Raise Error with what the container said."""
         found = f"{seen.state}{f', {seen.health}' if seen.health else ''}" if seen else "gone"
-        logs = self.engine.last_lines(identifier, LOG_LINES)
+        kept = self.keep_log(identifier)
         tag = _image_reference.parse(self.wanted.image).tag or "new"
         message = (
             f"the {tag} container of {self.service} did not become healthy within {self.params['wait_timeout']} s: it "
@@ -411,7 +417,25 @@ class Switch:
             message += f" It was removed, and {serving[0].name} serves on."
         else:
             message += f" docker logs {seen.name if seen else identifier[:12]}"
-        raise Error(message, logs)
+        raise Error(message + (f" What it logged: {kept}" if kept else ""), [self.service])
+
+    def keep_log(self, identifier: str) -> str:
+        """Write what a container logged to the evidence, and return where; '' where none is kept.
+
+        It is no part of the results: what an application logs may hold secrets.
+        """
+        directory = self.params["evidence_dir"]
+        if not directory:
+            return ""
+        path = os.path.join(directory, f"{self.service}-target.log")
+        try:
+            _state_dir.make_directory(directory)
+            lines = self.engine.last_lines(identifier, LOG_LINES)
+            _state_dir.write_atomic(path, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+        except (_state_dir.StateDirError, OSError) as error:
+            self.project.module.warn(f"What {self.service} logged could not be kept: {error}")
+            return ""
+        return path
 
     def stop_old(self) -> None:
         """Stop what has the old definition; nothing brings it back, since whoever stops a container means it."""
@@ -517,10 +541,11 @@ def main() -> None:
             "drain_command": {"type": "list", "elements": "str", "default": []},
             "assets": {"type": "dict", "default": {}},
             "assets_seconds": {"type": "int", "default": 3600},
+            "evidence_dir": {"type": "path"},
         },
         supports_check_mode=True,
     )
-    result: dict[str, Any] = {"changed": False, "services": {}, "logs": [], "diff": []}
+    result: dict[str, Any] = {"changed": False, "services": {}, "unhealthy": [], "diff": []}
     try:
         project = Project(module)
         # All are looked at before the first is touched.
@@ -536,7 +561,7 @@ def main() -> None:
                 if not module.check_mode:
                     switch.run()
     except Error as error:
-        module.fail_json(msg=str(error), **{**result, "logs": error.logs})
+        module.fail_json(msg=str(error), **{**result, "unhealthy": error.unhealthy})
     except _docker_engine.EngineError as error:
         module.fail_json(msg=f"the Docker Engine refused: {error}. journalctl -u docker -n 50", **result)
     module.exit_json(**result)

@@ -225,11 +225,11 @@ def test_the_operators_word_is_enough_for_the_host_that_it_names():
     ],
 )
 def test_the_hosts_that_a_load_balancer_keeps_out_of_rotation_are_listed(servers, expected):
-    assert filters.drained_hosts(statistics(*servers), ["app1", "app2"]) == expected
+    assert filters.drained_hosts(statistics(*servers), {"app1": "app1", "app2": "app2"}) == expected
 
 
 def test_without_statistics_no_host_is_known_to_be_drained():
-    assert filters.drained_hosts("", ["app1"]) == {}
+    assert filters.drained_hosts("", {"app1": "app1"}) == {}
 
 
 def test_without_excluded_hosts_there_are_no_doubts():
@@ -274,7 +274,7 @@ def polled(*endpoints: tuple[bool, list[str]]) -> dict:
 def test_an_endpoint_that_was_not_ready_is_told_of_its_host_with_its_newest_reason():
     result = polled((True, ["connection refused"]), (False, ["connection refused", "answered 503, expected 200"]))
     assert filters.poll_failures(result) == [
-        {"host": "app2", "text": "api at http://x/health: answered 503, expected 200"}
+        {"host": "app2", "text": "api at http://x/health: answered 503, expected 200", "answered": False}
     ]
 
 
@@ -284,7 +284,7 @@ def test_an_endpoint_that_did_not_hold_long_enough_is_told_too():
 
 @pytest.mark.parametrize("result", [{"failed": True, "msg": "no jmespath"}, {"msg": "no jmespath", "endpoints": []}])
 def test_a_poll_that_failed_by_itself_is_a_failure_of_the_fleet(result):
-    assert filters.poll_failures(result) == [{"host": "fleet", "text": "no jmespath"}]
+    assert filters.poll_failures(result) == [{"host": "fleet", "text": "no jmespath", "answered": False}]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def plan(before=None, rows=ONLINE, **changes) -> dict:
         "components": {host: [PARTS[name] for name in reading["services"]] for host, reading in before.items()},
         "services": {"application": "api", "frontend": "web"},
         "run_id": "run1",
-        "project_dir": "/srv/connectin",
+        "project_dirs": dict.fromkeys(("app1", "app2"), "/srv/connectin"),
         "runner": "app1",
         "hooks": True,
         **changes,
@@ -338,10 +338,10 @@ def test_a_run_that_touched_no_host_failed_and_left_everything_as_it_was(phase):
     assert came(two(read("v1.2.0"), LOST), {}, failures, end="")["result"] == "failed"
 
 
-def test_a_fleet_that_was_half_at_the_target_and_was_not_touched_is_not_called_unresolved():
+def test_a_fleet_that_serves_two_releases_is_unresolved_though_this_run_touched_nothing():
     made = plan(two(read(), read("v1.2.0")))
     failures = {"app1": [{"phase": "Prepare", "message": "a reason"}]}
-    assert came(two(read(), read("v1.2.0")), {}, failures, made, "")["result"] == "failed"
+    assert came(two(read(), read("v1.2.0")), {}, failures, made, "")["result"] == "unresolved"
 
 
 @pytest.mark.parametrize(

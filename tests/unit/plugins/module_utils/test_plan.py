@@ -99,7 +99,6 @@ def test_a_plan_says_what_changes_on_every_host():
             "state": "running",
             "restarts": 0,
             "health": 503,
-            "health_body": None,
             "change": True,
             "overlap": False,
         }
@@ -118,7 +117,7 @@ def test_a_plan_carries_what_the_roles_need_to_act_on_a_host():
     assert entry["env_differs"] == ["LOG_LEVEL"]
     assert entry["smoke"] is True
     api, web = entry["services"]["api"], entry["services"]["web"]
-    assert (api["restarts"], api["health"], api["health_body"], api["local"]) == (4, 503, {"a": 1}, True)
+    assert (api["restarts"], api["health"], api["local"]) == (4, 503, True)
     assert (web["before"], web["state"], web["restarts"], web["health"]) == ("not running", "absent", 0, None)
 
 
@@ -1104,3 +1103,50 @@ def test_a_run_that_was_not_begun_before_has_nothing_to_take_up():
     made = plan()
     assert made["database"]["undone"] == [choice["name"] for choice in made["database"]["down"]]
     assert not made["hosts"]["app1"].get("touched")
+
+
+def test_what_an_earlier_try_switched_goes_through_its_gate_once_more():
+    hosts = taken_up()["hosts"]
+    assert all(entry["change"] for entry in hosts.values())
+    assert "application" in taken_up(parts=("database",))["moves"]
+
+
+def test_a_host_that_had_no_container_and_has_none_was_not_touched():
+    first = plan({"app1": stack(), "app2": gone()})
+    readings = {"app1": stack(), "app2": gone()}
+    readings["app1"]["run"] = {"plan": deepcopy(first)}
+    assert not plan(readings)["hosts"]["app2"].get("touched")
+
+
+def gone() -> dict:
+    reading = stack()
+    for service in reading["services"].values():
+        service["running"] = None
+    return reading
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"), [("run1", []), ("another", ["resume_unknown"]), ("", ["resume_unknown"])]
+)
+def test_a_run_that_no_host_is_locked_by_is_not_taken_up_again(held, expected):
+    reading = stack()
+    reading["lock"] = {"held": False, "run_id": held, "reason": "rollback to v1.1.0"}
+    assert codes(plan({"app1": reading}, resumes=True)) == expected
+    assert codes(plan({"app1": reading})) == []
+
+
+def test_more_batches_than_can_be_made_are_refused():
+    stacks = {f"app{number}": stack() for number in range(102)}
+    assert codes(plan(stacks, batches=("1",), database=None)) == ["batches_too_many"]
+    assert codes(plan(stacks, batches=("canary", "10%"), database=None)) == []
+
+
+def test_a_plan_of_another_running_release_has_another_digest():
+    other = stack()
+    other["services"]["api"]["running"]["image"] = "registry.example.com/connectin/api:v1.2.1"
+    assert plan({"app1": other})["digest"] != plan()["digest"]
+
+
+def test_what_was_set_for_this_run_is_kept_for_the_commands_that_follow():
+    made = plan(again={"rollback_transaction": "each", "rollback_drained": "", "rollback_hosts": ""})
+    assert made["again"] == {"rollback_transaction": "each"}

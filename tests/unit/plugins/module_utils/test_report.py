@@ -24,7 +24,7 @@ def plan(stacks=None, database="default", **changes) -> dict:
         "components": {host: ["application", "frontend"] for host in stacks},
         "services": {"application": "api", "frontend": "web"},
         "run_id": "run1",
-        "project_dir": "/srv/connectin",
+        "project_dirs": dict.fromkeys(("app1", "app2"), "/srv/connectin"),
         "runner": "app1",
         **changes,
     }

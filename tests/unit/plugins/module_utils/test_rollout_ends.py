@@ -208,23 +208,25 @@ class Fleet:
                 self.marks[host] = {**self.mark(host), "status": "done", "traffic": not self.hooks}
             elif self.hosts[host].fault != "unjudged":
                 self.judge(host)
-        if not self.hooks or _rollout.next_step(self.plan, self.marks, step)["end"] == "restore":
+        if _rollout.next_step(self.plan, self.marks, step)["end"] == "restore":
             return
         for host in step["hosts"]:
-            if host not in self.failures:
+            if host in self.failures:
+                if self.mark(host)["touched"] and self.hosts[host].fault != "unjudged":
+                    self.hold(host)
+            elif self.hooks:
                 # What an undrain that fails midway comes to is not known.
                 self.marks[host] = {**self.mark(host), "traffic": True, "drained": False}
                 if not self.undrain(host):
                     self.fail(host, "Switch")
                     self.judge(host)
+                    self.hold(host)
 
     def judge(self, host: str) -> None:
         mark = self.mark(host)
         fault = mark["fault"] or _rollout.fault_of(self.plan, host, self.hosts[host].reading())
         traffic = not self.hooks or mark["traffic"]
         self.marks[host] = {**mark, "status": "failed", "fault": fault, "traffic": traffic}
-        if mark["touched"]:
-            self.hold(host)
 
     def hold(self, host: str) -> None:
         if self.hooks and self.drain(host):
@@ -266,7 +268,9 @@ class Fleet:
         if _rollout.restore_doubts(self.plan, host, state.reading()):
             return False
         self.marks[host] = {**self.marks[host], "status": "restored", "drained": False}
-        return not self.hooks or self.undrain(host)
+        if self.hooks and not self.undrain(host):
+            self.fail(host, "Restore")
+        return True
 
     def run(self) -> dict:
         if self.offline:
@@ -445,7 +449,7 @@ def test_whatever_fails_on_a_fleet_of_three_to_ten_the_end_is_as_it_is_told(seed
         (["sick", "", ""], {"on_failure": "hold"}, "restored"),
         (["", "disk", ""], {"on_failure": "restore"}, "restored"),
         (["disk", "disk", ""], {"max_failed": 2, "min_serving": "0"}, "held"),
-        (["disk", "disk", "no undrain"], {"max_failed": 3, "min_serving": "0"}, "unresolved"),
+        (["disk", "disk", "no undrain"], {"max_failed": 3, "min_serving": "0"}, "restored"),
     ],
 )
 def test_a_fleet_of_three_comes_to_the_best_end_that_can_be_had(faults, changes, expected):
