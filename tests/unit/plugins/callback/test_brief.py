@@ -214,7 +214,7 @@ LONG = """\
   gather_facts: false
   tasks:
     - name: Dump it all
-      ansible.builtin.command: sleep 4
+      ansible.builtin.command: sleep 8
       async: 60
       poll: 1
 """
