@@ -174,6 +174,8 @@ def _take_up(
         entry["before"] = found["before"]
         # What was begun there goes through its gate once more, and is given back to its users.
         entry["change"] = entry["change"] or found["change"]
+        # Where this run itself took it out of rotation, it goes back into it.
+        entry["before_drained"] = found["before_drained"]
         entry["stop_writers"] = entry["stop_writers"] or (bool(gone) and found["stop_writers"])
         for name, service in entry["services"].items():
             service.update({key: found["services"][name][key] for key in _BEFORE if name in found["services"]})
@@ -841,6 +843,8 @@ def _plan_host(
         "pins": list(git.get("pins") or ()),
         "stop_writers": writers,
         "drained": drained,
+        # before the first change of the run, as the services' keys of that name
+        "before_drained": drained,
         # In no backend any more: nobody reaches it.
         "out": drained and options.drained[host],
         "env_differs": list(stack.get("env", {}).get("differs") or ()),

@@ -1091,6 +1091,12 @@ def test_a_run_that_is_taken_up_again_knows_what_ran_on_each_host_before_the_fir
     assert all(entry["touched"] and entry["stop_writers"] for entry in hosts.values())
 
 
+def test_a_host_that_the_killed_run_itself_took_out_of_rotation_is_not_one_that_served_nobody_before():
+    hosts = taken_up(drained={"app1": True})["hosts"]
+    assert (hosts["app1"]["drained"], hosts["app1"]["before_drained"]) == (True, False)
+    assert plan({"app1": stack()}, drained={"app1": True})["hosts"]["app1"]["before_drained"] is True
+
+
 def test_a_run_that_was_killed_when_the_target_ran_everywhere_goes_on_until_it_is_recorded_and_unlocked():
     readings = {"app1": stack(runs="v1.1.0")}
     applied = history(migration(INIT), migration(POSTS))
