@@ -180,6 +180,9 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
         lines += table(["host", "before", "target", "now", "in rotation"], rows)
         for host, entry in result["hosts"].items():
             lines += [f"  {host}: {reason['phase']}: {reason['message']}" for reason in entry["reasons"]]
+            if entry["next"] and not entry["reasons"]:
+                # What follows is this host's.
+                lines.append(f"  {host}: {'in' if entry['in_rotation'] else 'out of'} rotation as before the run")
             lines += [f"      next: {entry['next']}"] if entry["next"] else []
         lines += [f"  {reason['phase']}: {reason['message']}" for reason in result["fleet"]]
     if result["rolled_back"]:

@@ -314,6 +314,15 @@ def test_a_run_that_failed_on_one_host_names_it_with_what_runs_and_what_to_type(
     assert not any(line.startswith("  app2:") for line in lines)
 
 
+def test_a_command_is_never_told_without_the_host_that_it_is_for():
+    result = outcome(failures={"app1": [RESET]})
+    # Held by an earlier run: this one did not come to it.
+    result["hosts"]["app2"].update({"in_rotation": False, "reasons": [], "next": "mend the cause"})
+    lines = _report.outcome_lines(result)
+    place = lines.index("      next: mend the cause")
+    assert lines[place - 1] == "  app2: out of rotation as before the run"
+
+
 def test_a_failure_of_the_fleet_is_told_though_no_host_has_one():
     result = outcome(failures={"fleet": [{"phase": "Verify", "message": "the poll failed"}]})
     lines = _report.outcome_lines(result)
