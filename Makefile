@@ -43,7 +43,7 @@ integration: setup ## real PostgreSQL, then whole rollbacks and every refusal on
 	pytest tests/integration/stack -q --durations=5
 
 molecule: setup ## molecule scenarios, verified with testinfra (SCENARIO=name for one)
-	@sandbox/sandbox up --hosts 1
+	@sandbox/sandbox up --hosts $(if $(filter fleet,$(SCENARIO)),3,1)
 	molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)
 
 test: lint unit integration molecule ## everything

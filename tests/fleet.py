@@ -8,10 +8,12 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -59,26 +61,58 @@ class Fleet:
     def play(self, playbook: str, **extra: object) -> Run:
         return self.run(self._command(playbook, **extra))
 
-    def kill_when(self, text: str, playbook: str, **extra: object) -> None:
-        """Start a playbook and SIGKILL it, with all it started, as soon as it prints a text."""
+    def kill_when(self, text: str, playbook: str, *, once: Callable[[], object] | None = None, **extra: object) -> None:
+        """Start a playbook and SIGKILL it, with all it started, as soon as it prints a text, and `once` is true."""
         process = self.started(playbook, **extra)
         seen = self._until(process, text)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        try:
+            if once:
+                self.eventually(once)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
         assert text in seen, seen
 
     def play_until(self, text: str, then: Callable[[], object], playbook: str, **extra: object) -> Run:
         """Run a playbook to its end, which has to come within two minutes; do something as soon as it prints a text."""
+        return self.play_through({text: then}, playbook, **extra)
+
+    def play_through(
+        self, faults: Mapping[str, Callable[[], object]], playbook: str, *, seconds: float = 120, **extra: object
+    ) -> Run:
+        """Run a playbook to its end, doing what belongs to each text as soon as it is printed, in the given order.
+
+        The end has to come within so many seconds after the last of them.
+        """
         process = self.started(playbook, **extra)
-        seen = self._until(process, text)
-        then()
+        seen = ""
         try:
-            seen += process.communicate(timeout=120)[0]
+            for text, then in faults.items():
+                said = self._until(process, text)
+                seen += said
+                assert text in said, seen
+                then()
+            ended = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
+            ended.start()
+            # Not communicate(), which would leave out what was read ahead of the last line.
+            seen += process.stdout.read()
+            process.wait()
+            ended.cancel()
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-        assert text in seen, seen
+        assert process.returncode >= 0, f"it did not end in {seconds} s\n{seen}"
         return Run(subprocess.CompletedProcess(process.args, process.returncode, seen, ""))
+
+    def play_together(self, *plays: tuple[str, Mapping[str, object]]) -> list[Run]:
+        """Start playbooks at the same moment and return them when all have ended."""
+        processes = [self.started(playbook, **extra) for playbook, extra in plays]
+        with ThreadPoolExecutor(len(processes)) as readers:
+            texts = list(readers.map(lambda process: process.communicate(timeout=240)[0], processes))
+        return [
+            Run(subprocess.CompletedProcess(process.args, process.returncode, text, ""))
+            for process, text in zip(processes, texts)
+        ]
 
     def started(self, playbook: str, **extra: object) -> subprocess.Popen:
         """Start a playbook in a process group of its own; what it prints is one pipe."""
@@ -120,6 +154,8 @@ class Fleet:
             **os.environ,
             "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
+            # Molecule asks for it, and that would win.
+            "ANSIBLE_FORCE_COLOR": "0",
             "PATH": f"{CHECKOUT / '.venv/bin'}:{os.environ['PATH']}",
         }
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fleet import CHECKOUT, Fleet
+from fleet import Fleet
+from stand import at, running
+
+__all__ = ["at"]
 
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
     """The running sandbox; `make integration` starts it."""
-    if not (CHECKOUT / ".sandbox/state.json").exists():
-        pytest.exit("the sandbox does not run: make sandbox HOSTS=2", returncode=3)
-    fleet = Fleet()
-    if len(fleet.hosts) < 2:
-        pytest.exit("these tests need two hosts: make sandbox HOSTS=2", returncode=3)
-    return fleet
+    return running(2)
 
 
 @pytest.fixture(scope="session")
@@ -31,15 +29,3 @@ def ledger(fleet: Fleet, tmp_path_factory) -> Path:
     for host in fleet.hosts:
         fleet.shell(host, "rm -rf /root/recorded; cp -a /var/lib/connectin-rollback /root/recorded")
     return Path("/root/recorded")
-
-
-@pytest.fixture
-def at(fleet: Fleet, ledger: Path):
-    """Return a function that puts the fleet into the state right after a release was deployed, with its ledger."""
-
-    def put(release: str, web: str = "image") -> None:
-        fleet.sandbox("restore", release, "--web", web)
-        for host in fleet.hosts:
-            fleet.shell(host, f"rm -rf /var/lib/connectin-rollback; cp -a {ledger} /var/lib/connectin-rollback")
-
-    return put
