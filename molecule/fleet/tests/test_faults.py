@@ -216,20 +216,6 @@ def test_an_engine_that_stops_and_a_target_that_is_sick_on_one_host_are_held_and
     assert_one_release_serves(fleet, "v1.0.0", again, "reached", **REACHED)
 
 
-def test_a_host_whose_disk_is_full_when_it_is_switched_is_held_and_picked_up_when_there_is_space(fleet, at):
-    at("v1.1.0")
-    with contextlib.ExitStack() as broken:
-        run = fleet.play_through(
-            {"] Prepare": breaker(fleet, broken, disk_full, "app2", "/srv/connectin/.git")}, ROLLBACK, **ONLINE
-        )
-        assert re.search(r"app2: Switch: .*(No space left|diskspace)", run.text), run.text
-        assert_one_release_serves(fleet, "v1.0.0", run, "held", held=["app2"], **REACHED)
-
-    again = fleet.play(ROLLBACK, **ONLINE)
-
-    assert_one_release_serves(fleet, "v1.0.0", again, "reached", **REACHED)
-
-
 def _without(lines: list[str], part: str) -> list[str]:
     return [line for line in lines if not line.startswith(part)]
 
