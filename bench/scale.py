@@ -24,12 +24,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+# The folder of a script is the first that Python looks in.
+from simulation import fleet as fleets
+from simulation.engine import SERVICES
+
 BENCH = Path(__file__).resolve().parent
-sys.path.insert(0, str(BENCH))
-
-from simulation import fleet as fleets  # noqa: E402  the folder of this script is no package
-from simulation.engine import SERVICES  # noqa: E402
-
 # What a rollback may cost, and how much more of the controller's time a host may take in a large fleet.
 TASKS_PER_HOST = 12
 PLAN_PER_HOST = 2

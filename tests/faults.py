@@ -52,7 +52,8 @@ def disk_full(fleet: Fleet, host: str, folder: str) -> Iterator[None]:
         f" mount -t tmpfs -o size=$((size * 2 + 256))k,mode=$(stat -c %a {folder}),uid=$(stat -c %u {folder}),"
         f"gid=$(stat -c %g {folder}) full {folder};"
         f" cp -a /root/before-full/. {folder}; rm -rf /root/before-full;"
-        f" dd if=/dev/zero of={folder}/.full bs=4k 2>/dev/null || true",
+        # It ends when nothing more can be written, and only then is the disk full.
+        f" ! dd if=/dev/zero of={folder}/.full bs=4k 2>/dev/null",
     )
     try:
         yield

@@ -93,7 +93,6 @@ def stack(runs: str = "v1.2.0", target: str = "v1.1.0", services: tuple[str, ...
             "releases": [recorded("v1.2.0", "bad"), recorded("v1.1.0"), recorded("v1.0.0")],
             "current": runs,
             "previous": "v1.1.0",
-            "unfinished": None,
         },
         "lock": {"held": False, "run_id": "", "owner": "", "reason": "", "since": "", "expires": ""},
         "env": {"sha256": "0" * 64, "differs": []},

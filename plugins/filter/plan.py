@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import io
 import re
 from typing import Any, Mapping, Sequence
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _report, _rollout, _verify
+from ansible_collections.connectin.rollback.plugins.module_utils import (
+    _outcome,
+    _plan,
+    _report,
+    _rollout,
+    _rotation,
+    _verify,
+)
 from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
 
 
@@ -131,65 +136,6 @@ def migration_sources(
     return [folder, *([f"image:{image}:{image_folder}"] if image and image_folder else [])]
 
 
-def _statistics(stats: str, backends: Sequence[str]) -> dict[str, list[str]]:
-    """Return {server: states} of HAProxy's statistics page as CSV, in some backends or in all (``[]``).
-
-    Source: its management guide, section 9.1 (pxname, svname and status).
-    """
-    found: dict[str, list[str]] = {}
-    for row in csv.DictReader(io.StringIO(stats.lstrip("# "))) if stats else ():
-        if not backends or row.get("pxname") in backends:
-            found.setdefault(row.get("svname", ""), []).append(row.get("status", ""))
-    return found
-
-
-def _is_out(state: str) -> bool:
-    return state.startswith(("MAINT", "DRAIN"))
-
-
-def rotation_doubts(
-    excluded: Sequence[str],
-    drained: Sequence[str],
-    stats: str = "",
-    error: str = "",
-    servers: Mapping[str, str] | None = None,
-    backends: Sequence[str] = (),
-) -> dict[str, str]:
-    """Return {host: doubt} for excluded hosts; '' when the load balancer, or the operator, says it is out of rotation.
-
-    ``stats`` are HAProxy's statistics, ``error`` why there are none. ``servers`` maps hosts to their servers where
-    these are called otherwise; only ``backends`` count, [] for all.
-    """
-    doubts = {}
-    rows = _statistics(stats, backends)
-    for host in excluded:
-        states = set(rows.get((servers or {}).get(host) or host, ()))
-        if host in drained:
-            doubts[host] = ""
-        elif error:
-            doubts[host] = f"the load balancer could not be asked whether it is out of rotation: {error}"
-        elif not rows:
-            doubts[host] = "nothing confirms that it is out of rotation (rollback_rotation_url is not set)"
-        elif not states:
-            doubts[host] = "the load balancer has no server of that name"
-        elif all(map(_is_out, states)):
-            doubts[host] = ""
-        else:
-            seen = ", ".join(sorted(states))
-            doubts[host] = f"the load balancer says {seen}: it would serve again as soon as it answers"
-    return doubts
-
-
-def drained_hosts(stats: str, servers: Mapping[str, str], backends: Sequence[str] = ()) -> dict[str, bool]:
-    """Return the hosts that HAProxy's statistics show out of rotation: True when out of every backend.
-
-    ``servers`` maps hosts to their servers; only ``backends`` count, [] for all.
-    """
-    rows = _statistics(stats, backends)
-    out = {host: [_is_out(state) for state in rows.get(server, ())] for host, server in servers.items()}
-    return {host: all(states) for host, states in out.items() if any(states)}
-
-
 def image_services(wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the Compose services that name the images of a plan's ``{key, value}`` items, for one pull of all."""
     return {item["key"]: {"image": item["value"]["image"]} for item in wanted}
@@ -301,8 +247,10 @@ class FilterModule:
             "image_services": image_services,
             "image_tags": image_tags,
             "stack_addresses": stack_addresses,
-            "rotation_doubts": rotation_doubts,
-            "drained_hosts": drained_hosts,
+            "rotation_doubts": _rotation.rotation_doubts,
+            "drained_hosts": _rotation.drained_hosts,
+            "rotation_failures": _rotation.rotation_failures,
+            "hook_problems": _rotation.hook_problems,
             "plan_runner": plan_runner,
             "known_migrations": known_migrations,
             "migration_sources": migration_sources,

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, ConnectIn operations
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The Docker Engine's API over its unix socket: one connection; it reads, and makes containers that never start.
+"""The Docker Engine's API over its unix socket, by one connection.
 
 Reading an image needs a container of it, which is created, never started, and removed again.
 """
@@ -148,9 +148,30 @@ class Engine:
 
     def remove(self, container: str) -> None:
         """Remove a container with its anonymous volumes; one that is gone already is no error."""
-        status, answer = self._request("DELETE", f"/containers/{container}?force=1&v=1")
-        if status >= 400 and status != 404:
-            raise EngineError("http", _message(_parsed(answer)) or f"status {status}", status)
+        self._do("DELETE", f"/containers/{container}?force=1&v=1", also=(404,))
+
+    def start(self, container: str) -> None:
+        """Start a container; one that runs stays as it is."""
+        self._do("POST", f"/containers/{container}/start", also=(304,))
+
+    def stop(self, container: str) -> None:
+        """Send the container's own stop signal and wait for its own grace period; the engine kills it after that."""
+        self._do("POST", f"/containers/{container}/stop", also=(304, 404))
+
+    def rename(self, container: str, name: str) -> None:
+        """Give a container a name that is free."""
+        self._do("POST", f"/containers/{container}/rename?{urllib.parse.urlencode({'name': name})}")
+
+    def folder(self, container: str, path: str, limit: int) -> bytes | None:
+        """A folder of a container, running or not, as a tar archive; None without one, or when it is larger."""
+        query = urllib.parse.urlencode({"path": path})
+        status, archive = self._request("GET", f"/containers/{container}/archive?{query}", limit=limit + 1)
+        return archive if status == 200 and len(archive) <= limit else None
+
+    def unpack(self, container: str, path: str, archive: bytes) -> None:
+        """Unpack a tar archive into a folder of a container, running or not."""
+        query = urllib.parse.urlencode({"path": path, "noOverwriteDirNonDir": "1"})
+        self._do("PUT", f"/containers/{container}/archive?{query}", archive)
 
     def logs(self, container: str, lines: int, tty: bool) -> str:
         """The last lines of a container's log, each with its time; of more than LOG_LIMIT bytes the first."""
@@ -159,6 +180,13 @@ class Engine:
         if status >= 400:
             raise EngineError("http", _message(_parsed(answer)) or f"status {status}", status)
         return (answer if tty else demultiplexed(answer)).decode("utf-8", errors="replace")
+
+    def _do(self, method: str, path: str, archive: bytes | None = None, also: tuple[int, ...] = ()) -> None:
+        """Change something; a status in ``also`` says that it is so already."""
+        headers = {"Content-Type": "application/x-tar"} if archive is not None else {}
+        status, answer = self._request(method, path, headers, body=archive)
+        if status >= 300 and status not in also:
+            raise EngineError("http", _message(_parsed(answer)) or f"status {status}", status)
 
     def _json(self, path: str, headers: dict[str, str] | None = None, missing_is_none: bool = False) -> Any:
         status, body = self._request("GET", path, headers)

@@ -65,7 +65,8 @@ def outcome(
         fine = (IS_TARGET, IS_EITHER) if result == UNRESOLVED else (IS_TARGET, IS_EITHER, IS_BEFORE)
         if entry["reasons"] or not entry["in_rotation"] or entry["serves"] not in fine:
             services = _read(now.get(host) or {})
-            entry["next"] = next_command(again, host, plan["hosts"][host], entry["reasons"], services, gone)
+            reached = bool((now.get(host) or {}).get("engine"))
+            entry["next"] = next_command(again, host, plan["hosts"][host], entry["reasons"], services, gone, reached)
     return {
         "result": result,
         "release": plan["release"],
@@ -224,10 +225,15 @@ def next_command(
     reasons: Sequence[Mapping[str, str]],
     services: Mapping[str, Any],
     rolled_back: Sequence[str],
+    reached: bool = False,
 ) -> str:
-    """Return what to type for one host that did not get there, ``again`` being the command of the whole rollback."""
+    """Return what to type for one host that did not get there, ``again`` being the command of the whole rollback.
+
+    A host that was ``reached`` and shows no services has an engine that does not answer.
+    """
     if not services and entry["services"]:
-        return f"ssh to {host}; when it answers: {again}"
+        mend = f"ansible {host} -b -a 'systemctl restart docker'" if reached else f"ssh to {host}"
+        return f"{mend}; when it answers: {again}"
     phase = reasons[-1].get("phase") if reasons else ""
     if phase in ("Plan", "Prepare"):
         return f"nothing users see was changed; mend the cause, then: {again}"

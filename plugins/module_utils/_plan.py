@@ -18,7 +18,7 @@ from typing import Any, Mapping, Sequence
 
 from ansible_collections.connectin.rollback.plugins.module_utils import _rollout
 from ansible_collections.connectin.rollback.plugins.module_utils._migration_policy import Choice, choose
-from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
+from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of, runs_image
 
 # What both git and an image registry accept as a tag (distribution reference grammar: 128 characters at most).
 LOCK_REASON = "rollback to "  # roles/record/tasks/lock.yml
@@ -124,7 +124,7 @@ def make_plan(
         "warnings": list(database_plan.pop("warnings")) + _warnings(good, options),
         # What was begun is brought to its end, be it only that its lock is given back.
         "changed": undo or any(host["change"] for host in hosts.values()) or bool(earlier),
-        "again": {name: value for name, value in options.again.items() if value not in ("", [], None)},
+        "again": {name: str(value) for name, value in options.again.items() if value != DEFAULTS.get(name, "")},
         "candidates": [] if release else candidates(good, database),
     }
     plan["refusals"] += _too_many_batches(plan)
@@ -202,6 +202,14 @@ def _plan_rollout(hosts: Mapping[str, Mapping[str, Any]], undo: bool, options: O
         "hooks": options.hooks,
     }
 
+
+# Of what was set for this run, the next command repeats what is not so by itself. Without a default here: ''.
+DEFAULTS = {
+    "rollback_transaction": "all",
+    "rollback_failed_migrations": "fail",
+    "rollback_on_failure": "auto",
+    "rollback_backup": True,
+}
 
 # Each batch is a level of Ansible's own recursion, and takes some seconds.
 MAX_BATCHES = 100
@@ -756,20 +764,14 @@ def _runs_other(service: Mapping[str, Any] | None) -> bool:
     if not service:
         return False
     if service.get("running"):
-        return not _is_target(service)
+        return not is_target(service)
     return bool(service.get("configured_image")) and service["configured_image"] != service.get("target_image")
 
 
-def _is_target(service: Mapping[str, Any]) -> bool:
-    """Return whether the running container's image is the target's: by digest, by name where there is none."""
+def is_target(service: Mapping[str, Any]) -> bool:
+    """Return whether the running container's image is the target's, as the reading itself knows it."""
     running = service.get("running") or {}
-    digest = service.get("target_digest")
-    if digest:
-        return (
-            any(str(known).endswith(f"@{digest}") for known in running.get("repo_digests") or ())
-            or running.get("image_id") == digest
-        )
-    return bool(service.get("target_image")) and running.get("image") == service.get("target_image")
+    return runs_image(running, service.get("target_digest") or "", service.get("target_image") or "")
 
 
 def target_migrations(good: Mapping[str, Mapping[str, Any]], release: str) -> list[str] | None:
@@ -804,9 +806,9 @@ def _plan_host(
         else:
             there = (
                 running.get("state") == "running"
-                and _is_target(service)
+                and is_target(service)
                 # a start_first that was killed leaves the old container beside the new one
-                and all(_is_target({**service, "running": other}) for other in service.get("others") or ())
+                and all(is_target({**service, "running": other}) for other in service.get("others") or ())
                 and service.get("configured_image")
                 in (service.get("target_image"), f"{service.get('target_image')}@{service.get('target_digest')}")
             )

@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any, Mapping, Sequence
 
-from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
+from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of, runs_image
 
 CANARY = "canary"
 DEFAULT_BATCHES = (CANARY, "50%", "100%")
@@ -316,10 +316,7 @@ def runs_target(planned: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
     running = service.get("running") or {}
     if planned["build_id"] is not None:
         return bool(planned["build_id"]) and service.get("build_id") == planned["build_id"]
-    if planned["digest"]:
-        known = [str(digest).rpartition("@")[2] for digest in running.get("repo_digests") or ()]
-        return planned["digest"] in [*known, running.get("image_id")]
-    return bool(planned["image"]) and running.get("image") == planned["image"]
+    return runs_image(running, planned["digest"], planned["image"])
 
 
 def runs_before(planned: Mapping[str, Any], service: Mapping[str, Any], before: str) -> bool:

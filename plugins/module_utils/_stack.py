@@ -135,17 +135,6 @@ def lock_refusal(lock: _lock.Lock) -> Refusal:
     )
 
 
-def unfinished_run(name: str, record: str | None) -> dict[str, str] | None:
-    """``{run_id, target}`` of a run whose record has no outcome; None when it has one, or is no record."""
-    try:
-        content = json.loads(record or "")
-        if content.get("outcome"):
-            return None
-        return {"run_id": str(content.get("run_id") or name), "target": str(content.get("target") or "")}
-    except (ValueError, AttributeError):
-        return None
-
-
 def kept_plan(text: str | None) -> dict[str, Any] | None:
     """The plan that an earlier try of a run kept; None where there is none, or it was cut off."""
     try:
@@ -345,6 +334,13 @@ def artifact_refusal(release: str, directory: str) -> Refusal:
         f"no kept build of {release}: there is no {'/'.join((directory, release, *BUILD_ID))}",
         f"ls {directory}; name a release whose build is kept, or use rollback_frontend_source=image",
     )
+
+
+def runs_image(running: Mapping[str, Any], digest: str, image: str) -> bool:
+    """Whether a container, as describe tells of it, is of an image: by digest or id, by name where neither is known."""
+    if digest:
+        return _has_digest(running, digest) or running.get("image_id") == digest
+    return bool(image) and running.get("image") == image
 
 
 def release_of(service: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from ansible_collections.connectin.rollback.plugins.module_utils._plan import _is_target
+from ansible_collections.connectin.rollback.plugins.module_utils._plan import is_target
 
 
 def endpoints(
@@ -65,7 +65,7 @@ def problems(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any]) -> 
                 found.append(f"{name}: the kept build that is linked is {linked}, not {planned['build_id']}")
             elif planned["part"] in plan["parts"] and not service["artifact"]["target_served"]:
                 found.append(f"{name}: it does not serve build {planned['build_id']}")
-        elif planned["part"] in plan["parts"] and not _is_target(service):
+        elif planned["part"] in plan["parts"] and not is_target(service):
             found.append(
                 f"{name}: it runs {running.get('image')} ({str(running.get('image_id'))[7:19]}), "
                 f"which is not the image of {plan['release']}"

@@ -19,20 +19,8 @@ description:
   - In the end the new container has the name that the old one had.
   - Images are neither pulled nor built, and other services are not touched.
 author: ConnectIn operations (@connectin)
+extends_documentation_fragment: connectin.rollback.project
 options:
-  project_dir:
-    description: The directory of the Compose project, on the host.
-    type: path
-    required: true
-  compose_files:
-    description: The compose files, relative to O(project_dir). Without any, those that Compose itself looks for.
-    type: list
-    elements: path
-    default: []
-  project_name:
-    description: The name of the Compose project. Without one, what Compose makes of the files and the directory.
-    type: str
-    default: ""
   services:
     description: The services, in the order in which they are switched.
     type: list
@@ -159,7 +147,6 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.connectin.rollback.plugins.module_utils import (
     _compose_service,
-    _docker_containers,
     _docker_engine,
     _image_reference,
     _stack,
@@ -247,7 +234,7 @@ class Project:
         named = ["--project-name", params["project_name"]] if params["project_name"] else []
         chosen = [part for path in params["compose_files"] for part in ("--file", path)]
         self.command = [docker, "compose", "--project-directory", self.directory, *named, *chosen]
-        self.engine = _docker_containers.Containers(
+        self.engine = _docker_engine.Engine(
             _docker_engine.socket_path(os.environ.get("DOCKER_HOST", "")), ENGINE_TIMEOUT
         )
         rendered = self.compose("config", "--format", "json")
@@ -430,9 +417,10 @@ class Switch:
         path = os.path.join(directory, f"{self.service}-target.log")
         try:
             _state_dir.make_directory(directory)
-            lines = self.engine.last_lines(identifier, LOG_LINES)
-            _state_dir.write_atomic(path, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
-        except (_state_dir.StateDirError, OSError) as error:
+            inspected = self.engine.container(identifier) or {}
+            logged = self.engine.logs(identifier, LOG_LINES, bool((inspected.get("Config") or {}).get("Tty")))
+            _state_dir.write_atomic(path, logged.encode("utf-8", "replace"))
+        except (_docker_engine.EngineError, _state_dir.StateDirError, OSError) as error:
             self.project.module.warn(f"What {self.service} logged could not be kept: {error}")
             return ""
         return path

@@ -17,20 +17,12 @@ description:
     returned at once, and none of them fails the task.
   - No value of C(.env) is ever returned, only the names of those that differ.
 author: ConnectIn operations (@connectin)
+extends_documentation_fragment: connectin.rollback.project
 options:
   project_dir:
     description: The directory of the Compose project, which is the git checkout of the application.
     type: path
     required: true
-  compose_files:
-    description: The compose files, relative to O(project_dir). Without any, those that Compose itself looks for.
-    type: list
-    elements: path
-    default: []
-  project_name:
-    description: The name of the Compose project. Without one, what Compose makes of the files and the directory.
-    type: str
-    default: ""
   services:
     description:
       - The services to read, by name. Each is a dictionary with C(health_url), a URL that the host itself can read, and
@@ -356,9 +348,6 @@ ledger:
       description: The newest good release other than the one that runs, empty when there is none.
       type: str
       sample: v1.4.2
-    unfinished:
-      description: The rollback that was begun here and not ended, with C(run_id) and C(target), null without one.
-      type: dict
     frozen:
       description: Why deploys have to wait since a rollback, null when they need not.
       type: dict
@@ -560,7 +549,7 @@ class Reader:
                 "head_migrations": None,
                 "smoke": False,
             },
-            "ledger": {"releases": [], "current": "", "previous": "", "unfinished": None, "frozen": None},
+            "ledger": {"releases": [], "current": "", "previous": "", "frozen": None},
             "lock": _lock.Lock().as_dict(),
             "run": None,
             "env": {"sha256": "", "differs": []},
@@ -615,7 +604,6 @@ class Reader:
         try:
             text = _state_dir.read_text(os.path.join(directory, "ledger.jsonl"))
             lock = _lock.parse(_state_dir.read_text(os.path.join(directory, "lock.json")), time.time())
-            self.result["ledger"]["unfinished"] = self.unfinished(directory)
             self.result["run"] = self.earlier_try(directory)
         except (_state_dir.StateDirError, OSError) as error:
             # The first sentence tells what happened; what to do about it is said here.
@@ -641,14 +629,6 @@ class Reader:
             return None
         plan = _stack.kept_plan(_state_dir.read_text(os.path.join(directory, "runs", name, "plan.json")))
         return {"plan": plan} if plan else None
-
-    def unfinished(self, directory: str) -> dict[str, str] | None:
-        """The newest run whose record has no outcome."""
-        runs = os.path.join(directory, "runs")
-        names = sorted(os.listdir(runs)) if os.path.isdir(runs) else []
-        if not names:
-            return None
-        return _stack.unfinished_run(names[-1], _state_dir.read_text(os.path.join(runs, names[-1], "record.json")))
 
     def read_directory(self) -> bool:
         """Whether the project directory can be read."""
@@ -971,7 +951,23 @@ class Reader:
             # That the state directory cannot be read is a refusal already.
             return
         if kept is not None:
-            self.result["env"]["differs"] = _env_file.differing_keys(self.env_text, kept)
+            self.result["env"]["differs"] = _env_file.differing_keys(self.env_when_pinned(), kept)
+
+    def env_when_pinned(self) -> str:
+        """The .env as pinning the target's images will leave it: the release before named its own there."""
+        path = os.path.join(self.directory, ".env")
+        texts = {path: self.env_text}
+        target, services = self.result["target"], self.result["services"]
+        wanted = {name: target for name, service in services.items() if service["target_image"]}
+        if yaml is None:
+            return self.env_text
+        try:
+            texts.update((file, _state_dir.read_text(file) or "") for file in self.result["compose"]["files"])
+            files = _compose_file.Files(tuple(self.result["compose"]["files"]), path, texts)
+            return _compose_file.set_tags(files, wanted, yaml)[0].get(path, self.env_text)
+        except (_compose_file.ComposeFileError, _state_dir.StateDirError):
+            # What keeps it from being pinned is told where it is pinned.
+            return self.env_text
 
     def env_value(self, key: str) -> str:
         entry = _env_file.find(self.env_text, key)

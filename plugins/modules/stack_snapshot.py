@@ -16,6 +16,7 @@ description:
   - Everything lies in C(runs/<run_id>/) in the state directory, in files with mode V(0600). No content of a file is
     ever returned or shown.
 author: ConnectIn operations (@connectin)
+extends_documentation_fragment: connectin.rollback.project
 options:
   state:
     description:
@@ -38,10 +39,6 @@ options:
     type: list
     elements: path
     default: []
-  project_name:
-    description: The name of the Compose project. Without one, what Compose makes of the files and the directory.
-    type: str
-    default: ""
   env_file:
     description: The file with the variables of the compose files, relative to O(project_dir).
     type: path

@@ -332,7 +332,7 @@ def test_an_image_pinned_by_digest_is_the_target_too():
     ],
 )
 def test_an_image_is_the_target_by_digest_and_by_name_only_where_no_digest_is_known(service, expected):
-    assert _plan._is_target(service) is expected
+    assert _plan.is_target(service) is expected
 
 
 def test_a_kept_build_is_the_target_by_its_build_id():
@@ -1154,5 +1154,12 @@ def test_a_plan_of_another_running_release_has_another_digest():
 
 
 def test_what_was_set_for_this_run_is_kept_for_the_commands_that_follow():
-    made = plan(again={"rollback_transaction": "each", "rollback_drained": "", "rollback_hosts": ""})
-    assert made["again"] == {"rollback_transaction": "each"}
+    unset = {
+        "rollback_on_failure": "auto",
+        "rollback_failed_migrations": "fail",
+        "rollback_drained": "",
+        "rollback_hosts": "",
+    }
+    made = plan(again={**unset, "rollback_transaction": "each", "rollback_backup": False})
+    assert made["again"] == {"rollback_transaction": "each", "rollback_backup": "False"}
+    assert plan(again={**unset, "rollback_transaction": "all", "rollback_backup": True})["again"] == {}

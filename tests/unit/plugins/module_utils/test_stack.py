@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from ansible_collections.connectin.rollback.plugins.module_utils import _lock
 from ansible_collections.connectin.rollback.plugins.module_utils import _stack as stack
@@ -302,19 +304,22 @@ def test_a_lock_names_its_holder_and_how_to_go_on():
     assert "lock.yml -e rollback_lock_break=unreadable" in stack.lock_refusal(_lock.Lock(held=True)).next
 
 
+KEPT = {"hosts": {}, "database": {"undone": []}}
+
+
 @pytest.mark.parametrize(
-    ("record", "found"),
+    ("text", "found"),
     [
-        ('{"run_id": "r1", "target": "v1"}', {"run_id": "r1", "target": "v1"}),
-        ('{"target": "v1", "outcome": ""}', {"run_id": "name", "target": "v1"}),
-        ('{"run_id": "r1", "target": "v1", "outcome": "rolled back"}', None),
-        ("{", None),
+        (json.dumps(KEPT), KEPT),
+        (json.dumps({"hosts": {}, "database": {}}), None),
+        (json.dumps({"hosts": {}}), None),
+        (json.dumps(KEPT)[:-3], None),
         ("[]", None),
         (None, None),
     ],
 )
-def test_a_run_is_unfinished_until_its_record_has_an_outcome(record, found):
-    assert stack.unfinished_run("name", record) == found
+def test_a_plan_that_an_earlier_try_kept_counts_when_it_is_whole(text, found):
+    assert stack.kept_plan(text) == found
 
 
 @pytest.mark.parametrize("name", ["v1.4.2", "release_7", "2026-01-01", "v" * 128])

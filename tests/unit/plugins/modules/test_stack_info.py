@@ -275,14 +275,15 @@ def test_a_state_directory_of_root_is_a_refusal_for_others(host, run):
     assert "git_safe_directory" in codes(result)
 
 
-def test_a_run_without_an_outcome_is_unfinished(host, run):
-    record = host / "state" / "runs" / "2" / "record.json"
-    record.parent.mkdir(parents=True)
-    (host / "state" / "runs" / "1").mkdir()
-    record.write_text('{"run_id": "2", "target": "v1.1.0"}')
-    assert run()[1]["ledger"]["unfinished"] == {"run_id": "2", "target": "v1.1.0"}
-    record.write_text('{"run_id": "2", "target": "v1.1.0", "outcome": "done"}')
-    assert run()[1]["ledger"]["unfinished"] is None
+def test_what_an_earlier_try_of_the_run_kept_is_read_and_no_other_run(host, run):
+    assert run(run_id="r1")[1]["run"] is None
+    plan = host / "state" / "runs" / "r1" / "plan.json"
+    plan.parent.mkdir(parents=True)
+    kept = {"hosts": {"app1": {}}, "database": {"undone": ["m2"]}}
+    plan.write_text(json.dumps(kept))
+    assert run(run_id="r1")[1]["run"] == {"plan": kept}
+    assert run(run_id="r2")[1]["run"] is None
+    assert run()[1]["run"] is None
 
 
 def test_the_env_file_differs_by_name_only(host, run):
