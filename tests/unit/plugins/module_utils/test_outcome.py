@@ -538,3 +538,12 @@ def test_while_a_lost_host_keeps_the_lock_every_command_takes_the_same_run_up_ag
     assert all(entry["next"].count("-e rollback_resume=run1") == 1 for entry in result["hosts"].values())
     down = came({**now, "app1": read(engine="")}, two(HELD, HELD), failures)
     assert not any("rollback_resume" in entry["next"] for entry in down["hosts"].values()), "its lock was given back"
+
+
+def test_a_host_that_answers_and_whose_engine_does_not_is_told_how_to_start_that():
+    down = read()
+    down["engine"]["version"] = ""
+    result = came(two(down, read()), two(HELD, DONE), {"app1": FAULT})
+    assert result["hosts"]["app1"]["next"].startswith(
+        "ansible app1 -b -a 'systemctl restart docker'; when it answers: "
+    )

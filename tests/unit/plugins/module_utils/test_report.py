@@ -383,3 +383,54 @@ def test_the_report_names_the_migrations_that_were_kept_and_why():
     assert f"- kept: `{REACTIONS}` (it only adds: the target runs on the newer schema)" in report(
         outcome(made, rolled_back=()), made
     )
+
+
+# Locks and the freeze
+
+LOCK = {
+    "run_id": "run1",
+    "owner": "ann",
+    "since": "2026-01-01T00:00:00Z",
+    "expires": "2099-01-01T00:00:00Z",
+    "reason": "r",
+}
+UNREADABLE = {"run_id": "", "owner": "", "since": "", "expires": "", "reason": "cannot be read"}
+FREEZE = {"release": "v1.1.0", "at": "2026-01-01T00:00:00Z", "who": "ann", "why": "", "run_id": "run1"}
+
+
+def test_locks_are_listed_with_how_to_take_the_run_up_and_how_to_give_it_up():
+    lines = _report.lock_lines({"app1": {"removed": LOCK}, "app2": {"removed": LOCK}, "app3": {"removed": None}})
+    assert [line.split()[:3] for line in lines[2:4]] == [["app1", "run1", "ann"], ["app2", "run1", "ann"]]
+    assert lines[4:] == [
+        "next: take the run up again with the same command and -e rollback_resume=run1",
+        "or, when that run is given up: ansible-playbook lock.yml -e rollback_lock_break=run1",
+    ]
+
+
+def test_a_lock_that_cannot_be_read_can_only_be_given_up():
+    lines = _report.lock_lines({"app1": {"removed": UNREADABLE}})
+    assert "rollback_lock_break=unreadable" in lines[-1]
+    assert not any("rollback_resume" in line for line in lines)
+
+
+def test_without_a_lock_there_is_one_line():
+    assert _report.lock_lines({"app1": {"removed": None}}) == ["No host is locked."]
+
+
+@pytest.mark.parametrize(("run_id", "hosts"), [("run1", ["app1"]), ("unreadable", ["app2"]), ("run2", [])])
+def test_the_hosts_of_a_run_are_those_that_it_locked(run_id, hosts):
+    locks = {"app1": {"removed": LOCK}, "app2": {"removed": UNREADABLE}, "app3": {"removed": None}}
+    assert _report.locked_by(locks, run_id) == hosts
+
+
+def test_deploys_wait_while_a_rollback_is_at_work_though_nothing_is_frozen():
+    ledgers = {"app1": {"frozen": None}}
+    assert _report.freeze_lines(ledgers, {"app1": {"removed": None}}) == []
+    lines = _report.freeze_lines(ledgers, {"app1": {"removed": LOCK}})
+    assert "run1" in "\n".join(lines) and lines[0].startswith("A rollback is at work")
+
+
+def test_a_freeze_is_told_with_the_command_that_lifts_it():
+    lines = _report.freeze_lines({"app1": {"frozen": FREEZE}, "app2": {"frozen": None}})
+    assert [line.split()[0] for line in lines[3:4]] == ["app1"]
+    assert lines[-1].endswith("ansible-playbook deploy_freeze.yml -e rollback_freeze=lift")

@@ -566,3 +566,25 @@ def test_a_kept_build_is_back_when_its_container_serves_it():
 def test_the_plan_carries_what_a_host_is_judged_by():
     planned = fleet("both")["hosts"]["h1"]["services"]["api"]
     assert (planned["digest"], planned["before_image_id"]) == (digest("api", "v1.1.0"), "sha256:v1.2.0")
+
+
+@pytest.mark.parametrize(
+    ("reading", "fault"),
+    [
+        # It answers 200 here, and what it answers is not what the target has to.
+        (target(), "target"),
+        # Its new container was removed for being unhealthy, and the old one serves.
+        (read("v1.2.0"), "target"),
+        (with_engine(target(), free_mb=99), "host"),
+        (with_engine(target(), version=""), "host"),
+        ({"unreachable": True}, "host"),
+    ],
+)
+def test_what_a_gate_finds_wrong_on_a_host_that_is_well_is_the_targets_fault(reading, fault):
+    assert _rollout.fault_of(fleet("both"), "h1", reading, True) == fault
+
+
+def test_users_may_have_reached_the_target_on_a_host_that_an_earlier_try_touched():
+    entry = fleet("both")["hosts"]["h1"]
+    assert _rollout.begun(entry)["traffic"] is False
+    assert _rollout.begun({**entry, "touched": True})["traffic"] is True
