@@ -260,7 +260,29 @@ def _kinds(plan: Mapping[str, Any], hosts: Sequence[str]) -> dict[str, list[str]
 def _canaries(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]]) -> list[str]:
     pending = _kinds(plan, _with_status(progress, PENDING))
     done = _kinds(plan, [host for host in _with_status(progress, DONE) if progress[host]["touched"]])
-    return [hosts[0] for name, hosts in pending.items() if name not in done]
+    chosen: list[str] = []
+    for name, hosts in pending.items():
+        if name not in done and not (plan["online"] and _is_last(plan, progress, hosts[0], chosen)):
+            chosen.append(hosts[0])
+    return chosen
+
+
+def _is_last(
+    plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]], host: str, chosen: Sequence[str]
+) -> bool:
+    """Whether only this host is left to serve one of its parts while the chosen ones are out of rotation."""
+    for part in plan["hosts"][host]["components"]:
+        others = {
+            other
+            for other, entry in plan["hosts"].items()
+            if other != host
+            and part in entry["components"]
+            and progress[other]["status"] != FAILED
+            and not progress[other]["drained"]
+        }
+        if others and others <= set(chosen):
+            return True
+    return False
 
 
 def _portion(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]], size: str) -> list[str]:

@@ -151,6 +151,10 @@ def numbered(first: int, last: int) -> list[str]:
             [("canary", ["h1"]), ("50%", numbered(2, 6)), ("100%", numbered(7, 10))],
         ),
         (["api", "web"], {}, [("canary", ["h1", "h2"])]),
+        # Of the hosts that share a part one goes on serving it.
+        (["api", "both", "web"], {}, [("canary", ["h1", "h3"]), ("canary", ["h2"])]),
+        (["both", "api"], {}, [("canary", ["h1"]), ("canary", ["h2"])]),
+        (["api", "both", "web"], {"undo": True}, [("canary", ["h1", "h2", "h3"])]),
         (
             ["api", "api", "api", "web", "web"],
             {},
