@@ -36,7 +36,7 @@ class StateDirError(Exception):
 
 @contextlib.contextmanager
 def exclusive(directory: str) -> Iterator[None]:
-    """Keep every other process out that works on this state directory; make the directory where it is missing.
+    """Keep every other process out that asks for this directory; make the directory where it is missing.
 
     The lock is the kernel's (flock), so it ends with the process, however that ends.
     """

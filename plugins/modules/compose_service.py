@@ -15,7 +15,8 @@ description:
     One that does not become healthy is removed, and the old one serves on.
   - With O(switch=stop_first) the old container is stopped before the new one starts, for services that publish a port
     of the host.
-  - A run that was killed is finished by the next one. Both containers may be there meanwhile.
+  - A run that was killed is finished by the next one. Both containers may be there meanwhile. Where the module of the
+    killed run is still at work on the host, the next one waits for its end.
   - In the end the new container has the name that the old one had.
   - Images are neither pulled nor built, and other services are not touched.
 author: ConnectIn operations (@connectin)
@@ -137,6 +138,7 @@ unhealthy:
   elements: str
 """
 
+import contextlib
 import os
 import posixpath
 import socket
@@ -229,8 +231,6 @@ class Project:
         params = module.params
         docker = module.get_bin_path("docker", required=True)
         self.directory = os.path.abspath(params["project_dir"])
-        if not os.path.isdir(self.directory):
-            raise Error(f"there is no directory {self.directory}. Set rollback_project_dir.")
         named = ["--project-name", params["project_name"]] if params["project_name"] else []
         chosen = [part for path in params["compose_files"] for part in ("--file", path)]
         self.command = [docker, "compose", "--project-directory", self.directory, *named, *chosen]
@@ -535,24 +535,34 @@ def main() -> None:
     )
     result: dict[str, Any] = {"changed": False, "services": {}, "unhealthy": [], "diff": []}
     try:
-        project = Project(module)
-        # All are looked at before the first is touched.
-        switches = [Switch(project, service) for service in module.params["services"]]
-        for switch in switches:
-            if switch.result["changed"]:
-                switch.check()
-        for switch in switches:
-            result["services"][switch.service] = switch.result
-            if switch.result["changed"]:
-                result["changed"] = True
-                result["diff"].append(difference(switch))
-                if not module.check_mode:
-                    switch.run()
+        if not os.path.isdir(module.params["project_dir"]):
+            raise Error(f"there is no directory {module.params['project_dir']}. Set rollback_project_dir.")
+        # What a killed controller had begun goes on by itself on the host: the run that takes it up waits for its end.
+        with contextlib.nullcontext() if module.check_mode else _state_dir.exclusive(module.params["project_dir"]):
+            bring(module, result)
     except Error as error:
         module.fail_json(msg=str(error), **{**result, "unhealthy": error.unhealthy})
+    except _state_dir.StateDirError as error:
+        module.fail_json(msg=str(error), **result)
     except _docker_engine.EngineError as error:
         module.fail_json(msg=f"the Docker Engine refused: {error}. journalctl -u docker -n 50", **result)
     module.exit_json(**result)
+
+
+def bring(module: AnsibleModule, result: dict[str, Any]) -> None:
+    """Look at all services before the first is touched, then switch them in their order; the result grows with them."""
+    project = Project(module)
+    switches = [Switch(project, service) for service in module.params["services"]]
+    for switch in switches:
+        if switch.result["changed"]:
+            switch.check()
+    for switch in switches:
+        result["services"][switch.service] = switch.result
+        if switch.result["changed"]:
+            result["changed"] = True
+            result["diff"].append(difference(switch))
+            if not module.check_mode:
+                switch.run()
 
 
 def difference(switch: Switch) -> dict[str, str]:

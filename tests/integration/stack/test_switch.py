@@ -151,6 +151,25 @@ def test_the_next_run_finishes_what_a_killed_one_left(fleet, at, drained):
     assert (again.rc, again.changed()) == (0, 0), again.text
 
 
+def test_a_controller_that_is_killed_in_the_middle_is_followed_at_once_by_a_run_that_finishes(fleet, at):
+    at("v1.1.0", web="proxy")
+    rollback = {"release": "v1.0.0", **START_FIRST, **NO_WATCH}
+
+    def side_by_side() -> bool:
+        return any(len(containers(fleet, service, host)) == 2 for service in ("api", "web") for host in fleet.hosts)
+
+    with Load(*urls(fleet), rate=50) as load:
+        fleet.kill_when("] Switch", "rollback_full.yml", once=side_by_side, **rollback)
+        # What it had begun goes on by itself on the hosts: nobody waits for that.
+        run_id = json.loads(fleet.shell("app1", "cat /var/lib/connectin-rollback/lock.json"))["run_id"]
+        run = fleet.play("rollback_full.yml", rollback_resume=run_id, **rollback)
+    assert run.rc == 0, run.text
+    assert load.result.failed == 0 and load.result.total > 300, "\n".join(load.result.lines())
+    for host in fleet.hosts:
+        assert containers(fleet, "api", host) == containers(fleet, "web", host) == ["v1.0.0 running"]
+        assert drained_places(fleet, host) == []
+
+
 @pytest.mark.parametrize("web", ["image", "proxy"])
 def test_a_browser_that_holds_the_newer_page_finds_its_assets_after_the_rollback(fleet, at, web):
     at("v1.1.0", web=web)
