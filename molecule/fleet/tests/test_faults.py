@@ -216,6 +216,53 @@ def test_an_engine_that_stops_and_a_target_that_is_sick_on_one_host_are_held_and
     assert_one_release_serves(fleet, "v1.0.0", again, "reached", **REACHED)
 
 
+def test_a_host_whose_disk_is_full_when_it_is_switched_is_held_and_picked_up_when_there_is_space(fleet, at):
+    at("v1.1.0")
+    with contextlib.ExitStack() as broken:
+        run = fleet.play_through(
+            {"] Prepare": breaker(fleet, broken, disk_full, "app2", "/srv/connectin/.git")}, ROLLBACK, **ONLINE
+        )
+        assert re.search(r"app2: Switch: .*(No space left|diskspace)", run.text), run.text
+        assert_one_release_serves(fleet, "v1.0.0", run, "held", held=["app2"], **REACHED)
+
+    again = fleet.play(ROLLBACK, **ONLINE)
+
+    assert_one_release_serves(fleet, "v1.0.0", again, "reached", **REACHED)
+
+
+@pytest.fixture
+def kinds(fleet, tmp_path, monkeypatch) -> dict[str, tuple[str, ...]]:
+    """app1 serves the API only and app3 the pages only; app2 serves both. Returns the services of the first two."""
+    groups = {"connectin_api": ["app1", "app2"], "connectin_web": ["app2", "app3"]}
+    inventory = {group: {"hosts": dict.fromkeys(hosts, {})} for group, hosts in groups.items()}
+    (tmp_path / "kinds.json").write_text(json.dumps(inventory))
+    monkeypatch.setenv("ANSIBLE_INVENTORY", f"{CHECKOUT}/inventories/sandbox,{tmp_path}/kinds.json")
+    return {"app1": ("api",), "app3": ("web",)}
+
+
+def test_each_kind_of_host_has_a_canary_and_what_goes_wrong_on_one_kind_concerns_all_of_them(fleet, at, kinds):
+    at("v1.1.0")
+    for host, other in (("app1", "web"), ("app3", "api")):
+        fleet.shell(host, f"cd /srv/connectin; docker compose rm --stop --force {other} 2>&1")
+
+    # The API does not run well on the host that has nothing else: the pages go back as well.
+    with contextlib.ExitStack() as broken:
+        run = fleet.play_through(
+            {"batch 1 (": breaker(fleet, broken, sick_target, "app1")}, ROLLBACK, **ONLINE, **IMPATIENT
+        )
+    assert "batch 1 (canary): app1, app3" in run.text, run.text
+    assert_one_release_serves(fleet, "v1.1.0", run, "restored", parts=kinds, **REACHED)
+
+    # The host that has both is lost: the API and the pages are served by the others.
+    with contextlib.ExitStack() as broken:
+        run = fleet.play_through({"batch 2 (": breaker(fleet, broken, engine_stopped, "app2")}, ROLLBACK, **ONLINE)
+        assert_one_release_serves(fleet, "v1.0.0", run, "held", held=["app2"], lost=["app2"], parts=kinds, **REACHED)
+
+    again = fleet.play(ROLLBACK, **ONLINE)
+
+    assert_one_release_serves(fleet, "v1.0.0", again, "reached", parts=kinds, **REACHED)
+
+
 def _without(lines: list[str], part: str) -> list[str]:
     return [line for line in lines if not line.startswith(part)]
 
