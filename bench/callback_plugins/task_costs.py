@@ -28,7 +28,7 @@ from ansible.plugins.callback import CallbackBase
 # Actions that end on the controller: no module is started for them anywhere.
 CONTROLLER_ONLY = frozenset(
     ["add_host", "assert", "debug", "fail", "group_by", "import_playbook", "import_role", "import_tasks"]
-    + ["include_role", "include_tasks", "include_vars", "meta", "pause", "set_fact", "set_stats"]
+    + ["include_role", "include_tasks", "include_vars", "meta", "pause", "rollback_end", "set_fact", "set_stats"]
     + ["validate_argument_spec"]
 )
 
