@@ -35,18 +35,19 @@ unit: setup ## the decisions and modules by themselves
 
 integration: setup ## real PostgreSQL, then whole rollbacks and every refusal on a sandbox of two hosts
 	@scripts/needs-database
-	@mkdir -p .cache; echo "integration: the sandbox starts meanwhile (its output: .cache/sandbox-up.log)"; \
-	sandbox/sandbox up --hosts 2 >.cache/sandbox-up.log 2>&1 & sandbox=$$!; \
-	pytest tests/integration/prisma -q -n 3 --ignore tests/integration/prisma/test_speed.py || { wait $$sandbox; exit 1; }; \
-	wait $$sandbox || { cat .cache/sandbox-up.log; exit 1; }
+	@scripts/while-sandbox-starts 2 pytest tests/integration/prisma -q -n 3 --ignore tests/integration/prisma/test_speed.py
 	pytest tests/integration/prisma/test_speed.py -q -s
-	pytest tests/integration/stack -q --durations=5
+	pytest tests/integration/stack -q --durations=15
 
 molecule: setup ## molecule scenarios, verified with testinfra (SCENARIO=name for one)
-	@sandbox/sandbox up --hosts $(if $(filter fleet,$(SCENARIO)),3,1)
-	molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)
+	@for scenario in $(or $(SCENARIO),fleet default); do \
+	  molecule reset --scenario-name $$scenario >/dev/null 2>&1; \
+	  molecule test --no-command-borders --scenario-name $$scenario; \
+	done
 
-test: lint unit integration molecule ## everything
+test: setup ## everything
+	@scripts/while-sandbox-starts 2 $(MAKE) --no-print-directory lint unit
+	@$(MAKE) --no-print-directory integration molecule
 
 clean: ## remove all that this checkout made: sandbox, images, volumes, .venv
 	@sandbox/sandbox clean

@@ -53,15 +53,3 @@ def test_a_rollback_can_be_finished_by_hand_as_the_page_says(fleet, at):
     assert_serves(fleet, "v1.1.0")
     assert fleet.catalog() == fleet.catalog("connectin_ref_v1_1_0")
     assert {name for name, gone in fleet.rows().items() if gone} == set(DOWN_IN_V120)
-
-
-def test_a_run_whose_controller_was_killed_is_taken_up_again_by_the_command_of_the_refusal(fleet, at):
-    at("v1.2.0")
-    fleet.kill_when("] Switch", "rollback_full.yml", release="v1.1.0", rollback_confirm_data_loss="v1.1.0")
-    refused = fleet.play("rollback_full.yml", release="v1.1.0", rollback_confirm_data_loss="v1.1.0")
-    assert refused.rc != 0
-    (resume,) = set(re.findall(r"rollback_resume=(\S+)", refused.text))
-    run = fleet.play("rollback_full.yml", release="v1.1.0", rollback_resume=resume)
-    assert run.rc == 0, run.text
-    assert_serves(fleet, "v1.1.0")
-    assert fleet.catalog() == fleet.catalog("connectin_ref_v1_1_0")

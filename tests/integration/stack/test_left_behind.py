@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 
-import pytest
 from fleet import CHECKOUT
 from test_refusals import LOCK
-from test_rollbacks import LEDGER, assert_serves
+from test_rollbacks import LEDGER
 
 FILE = "/var/lib/connectin-rollback/lock.json"
 
@@ -98,45 +97,3 @@ def test_a_plan_that_was_approved_is_kept_to(fleet, at):
     other = fleet.play("rollback_full.yml", release="v1.0.0", rollback_plan_digest="0" * 16)
     assert other.rc != 0 and "[plan_changed]" in other.text, other.text
     assert fleet.play("rollback_plan.yml", release="v1.0.0", rollback_plan_digest=digest).rc == 0
-
-
-@pytest.fixture
-def kinds(fleet, tmp_path):
-    """An inventory in which app1 carries the API only, and app2 the web frontend only."""
-    path = tmp_path / "kinds.yml"
-    path.write_text("---\nconnectin_api:\n  hosts:\n    app1:\nconnectin_web:\n  hosts:\n    app2:\n")
-    return path
-
-
-def test_hosts_of_different_kinds_each_have_a_canary_and_only_their_part_moves(fleet, at, kinds):
-    at("v1.1.0")
-    inventory = ["-i", str(CHECKOUT / "inventories/sandbox/hosts.yml"), "-i", str(kinds)]
-    fleet.run(["ansible-playbook", *inventory, "record_release.yml"])
-    run = fleet.run(
-        ["ansible-playbook", *inventory, "rollback_full.yml", "-e", "release=v1.0.0", "--limit", "app1,app2"]
-    )
-    assert run.rc != 0 if len(fleet.hosts) > 2 else run.rc == 0, run.text
-    if len(fleet.hosts) > 2:
-        assert "[limited]" in run.text
-        others = [host for host in fleet.hosts if host not in ("app1", "app2")]
-        exclude = {"rollback_exclude": ",".join(others), "rollback_drained": ",".join(others)}
-        extra = json.dumps({"release": "v1.0.0", **exclude})
-        run = fleet.run(["ansible-playbook", *inventory, "rollback_full.yml", "-e", extra])
-    assert run.rc == 0, run.text
-    assert "batch 1 (canary): app1, app2" in run.text
-    assert fleet.running_digest("app1", "api") == fleet.published_digest("api", "v1.0.0")
-    assert fleet.running_digest("app1", "web") == fleet.published_digest("web", "v1.1.0")
-    assert fleet.running_digest("app2", "web") == fleet.published_digest("web", "v1.0.0")
-    assert fleet.running_digest("app2", "api") == fleet.published_digest("api", "v1.1.0")
-
-
-def test_two_runs_that_begin_at_once_are_told_apart_by_the_lock_of_the_fleet(fleet, at):
-    at("v1.1.0")
-    runs = [fleet.started("rollback_full.yml", release="v1.0.0") for _ in range(2)]
-    ends = [(process.communicate(timeout=300)[0], process.returncode) for process in runs]
-    refused = [text for text, rc in ends if rc != 0]
-    assert len(refused) == 1, ends
-    assert "rollback_resume=" in refused[0], refused[0]
-    assert_serves(fleet, "v1.0.0")
-    for host in fleet.hosts:
-        assert fleet.on(host, "ls", FILE, check=False) == "", "no lock is left"
