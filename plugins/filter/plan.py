@@ -55,6 +55,10 @@ def begun(plan: Mapping[str, Any], host: str) -> dict[str, Any]:
     return _rollout.begun(plan["hosts"][host])
 
 
+def plan_to_keep(plan: Mapping[str, Any], host: str) -> dict[str, Any]:
+    return _plan.plan_to_keep(plan, host)
+
+
 def fault_of(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any], gated: bool = False) -> str:
     return _rollout.fault_of(plan, host, reading, gated)
 
@@ -235,6 +239,7 @@ class FilterModule:
             "fleet": fleet,
             "next_batch": next_batch,
             "begun": begun,
+            "plan_to_keep": plan_to_keep,
             "fault_of": fault_of,
             "restore_doubts": restore_doubts,
             "collect": collect,

@@ -32,8 +32,9 @@ def outcome(
     """Return what came of the run.
 
     ``failures`` maps hosts, and "fleet", to ``{phase, message}``; ``now`` maps hosts to the last stack_info reading, {}
-    when lost. ``run`` is ``{phases, rolled_back, backups, progress, step, forward}``: phase marks, migrations that went
-    down, dumps, {host: progress} and the last step of the rollout, and whether the database went forward again.
+    when lost. ``run`` is ``{phases, rolled_back, backups, progress, step, forward, locks}``: phase marks, migrations
+    that went down, dumps, {host: progress} and the last step of the rollout, whether the database went forward again,
+    and what came of taking each host's lock, {host: result of rollback_lock}.
     """
     progress = {**_rollout.start(plan), **run["progress"]}
     down = [choice["name"] for choice in plan["database"]["down"]]
@@ -58,9 +59,14 @@ def outcome(
         }
     fleet = [dict(reason) for reason in failures.get("fleet") or ()]
     result = _result(plan, hosts, fleet, progress, gone, now, run)
+    # What an earlier try began is still to be finished when this one stops before its first change.
+    reasons = [*fleet, *(reason for entry in hosts.values() for reason in entry["reasons"])]
+    keeps_lock = bool(plan.get("resumed")) and any(reason["phase"] == "Prepare" for reason in reasons)
     # The lock of a host that was lost could not be given back, and only this run may take it again.
-    lost = any(not (now.get(host) or {}).get("engine") for host in hosts)
-    again = again_command(plan, gone) + (f" -e rollback_resume={plan['run_id']}" if lost else "")
+    lost = any(
+        _locked(result) and not (now.get(host) or {}).get("engine") for host, result in (run.get("locks") or {}).items()
+    )
+    again = again_command(plan, gone) + (f" -e rollback_resume={plan['run_id']}" if lost or keeps_lock else "")
     for host, entry in hosts.items():
         fine = (IS_TARGET, IS_EITHER) if result == UNRESOLVED else (IS_TARGET, IS_EITHER, IS_BEFORE)
         if entry["reasons"] or not entry["in_rotation"] or entry["serves"] not in fine:
@@ -74,6 +80,7 @@ def outcome(
         "hosts": hosts,
         "fleet": fleet,
         "why": (run.get("step") or {}).get("why") or "",
+        "keeps_lock": keeps_lock,
         "rolled_back": gone,
         "forward": bool(run.get("forward")),
         "backups": [
@@ -82,6 +89,11 @@ def outcome(
         ],
         "phases": durations(run["phases"]),
     }
+
+
+def _locked(result: Mapping[str, Any]) -> bool:
+    """Whether a task took the lock of its host."""
+    return bool(result) and not any(result.get(key) for key in ("failed", "skipped", "unreachable"))
 
 
 def _result(

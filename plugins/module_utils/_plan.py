@@ -98,7 +98,7 @@ def make_plan(
     coordinator = min(good, default="")
     hosts = {host: _plan_host(host, stack, release, options, database_plan) for host, stack in good.items()}
     undo = bool(database_plan["down"])
-    earlier = next((stack["run"]["plan"] for stack in good.values() if stack.get("run")), None)
+    earlier = _earlier(good)
     _take_up(hosts, database_plan, good, earlier)
     plan: dict[str, Any] = {
         "release": release,
@@ -124,6 +124,7 @@ def make_plan(
         "warnings": list(database_plan.pop("warnings")) + _warnings(good, options),
         # What was begun is brought to its end, be it only that its lock is given back.
         "changed": undo or any(host["change"] for host in hosts.values()) or bool(earlier),
+        "resumed": bool(earlier),
         "again": {name: str(value) for name, value in options.again.items() if value != DEFAULTS.get(name, "")},
         "candidates": [] if release else candidates(good, database),
     }
@@ -145,6 +146,41 @@ def make_plan(
 _BEFORE = ("before_image_id", "before_build_id", "before_state", "before_health")
 
 
+def plan_to_keep(plan: Mapping[str, Any], host: str) -> dict[str, Any]:
+    """Return what a host keeps of the plan, for a run that takes this one up: itself, and what concerns all hosts."""
+    shown_only = ("refusals", "warnings", "candidates")
+    kept = {key: value for key, value in plan.items() if key not in shown_only}
+    return {**kept, "hosts": {host: plan["hosts"][host]}}
+
+
+def _earlier(good: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return ``{hosts, database}`` that the earlier tries of this run kept, None where there was none.
+
+    A try that was killed while it kept its plan has left some hosts with that of the one before it.
+    """
+    kept = [stack["run"]["plan"] for stack in good.values() if stack.get("run")]
+    if not kept:
+        return None
+    hosts: dict[str, Any] = {}
+    undone: list[str] = []
+    lost: list[Mapping[str, Any]] = []
+    dumps: list[str] = []
+    for plan in kept:
+        hosts.update(plan["hosts"])
+        was = plan["database"]
+        undone += [name for name in was["undone"] if name not in undone]
+        lost += _lost_besides(lost, was["lost"])
+        dumps += [path for path in was["dumps"] if path not in dumps]
+    before = kept[0]["database"]["before"]
+    return {"hosts": hosts, "database": {"undone": undone, "lost": lost, "dumps": dumps, "before": before}}
+
+
+def _lost_besides(known: Sequence[Mapping[str, Any]], more: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the losses of migrations that are not among the known ones."""
+    migrations = {entry["migration"] for entry in known}
+    return [entry for entry in more if entry["migration"] not in migrations]
+
+
 def _take_up(
     hosts: Mapping[str, dict[str, Any]],
     database: dict[str, Any],
@@ -164,8 +200,9 @@ def _take_up(
     was = earlier["database"]
     gone = [name for name in was["undone"] if name not in database["undone"]]
     database["undone"] += gone
-    database["lost"] += [entry for entry in was["lost"] if entry["migration"] in gone]
-    database["dumps"] += was["dumps"] if gone else []
+    # Also of migrations that are applied again by now: their rows may not be back yet.
+    database["lost"] += _lost_besides(database["lost"], was["lost"])
+    database["dumps"] += [path for path in was["dumps"] if path not in database["dumps"]]
     database["before"] = was["before"]
     for host, entry in hosts.items():
         found = earlier["hosts"].get(host)
@@ -183,6 +220,10 @@ def _take_up(
             nothing = service["before_state"] == "absent" and not now.get("running")
             if not nothing and not _rollout.runs_before(service, now, entry["before"]):
                 entry["touched"] = True
+                # Users may have reached it, as far as anybody knows.
+                entry["traffic"] = entry.get("traffic", False) or (
+                    _rollout.runs_target(service, now) and not entry["out"]
+                )
 
 
 def _plan_rollout(hosts: Mapping[str, Mapping[str, Any]], undo: bool, options: Options) -> dict[str, Any]:

@@ -74,8 +74,7 @@ def begun(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "status": PENDING if entry["change"] else DONE,
         "fault": "",
-        # Users may have reached it, as far as anybody knows.
-        "traffic": not entry["change"] or bool(entry.get("touched")),
+        "traffic": not entry["change"] or bool(entry.get("traffic")),
         "touched": bool(entry.get("touched")),
         "drained": bool(entry.get("out")),
     }
@@ -239,11 +238,18 @@ def _proven(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]], 
     """Return whether the target serves well on a host of this kind, or on hosts that together carry its parts."""
     parts = set(wanted.split("+"))
     carried: set[str] = set()
-    for host in _with_status(progress, DONE):
+    for host, mark in progress.items():
         entry = plan["hosts"][host]
-        if progress[host]["touched"] or _healthy(entry):
+        done = mark["status"] == DONE and (mark["touched"] or _healthy(entry))
+        if done or (plan["online"] and _serves_already(entry, mark)):
             carried |= set(entry["components"])
     return parts <= carried
+
+
+def _serves_already(entry: Mapping[str, Any], mark: Mapping[str, Any]) -> bool:
+    """Whether a host that is yet to be switched serves the target: an earlier try of the run had come so far."""
+    changes = any(service["change"] for service in entry["services"].values())
+    return mark["status"] == PENDING and not mark["drained"] and not changes and _healthy(entry)
 
 
 def _healthy(entry: Mapping[str, Any]) -> bool:

@@ -399,6 +399,7 @@ clock:
   type: float
 """
 
+import contextlib
 import getpass
 import hashlib
 import http.client
@@ -563,13 +564,22 @@ class Reader:
 
     def read(self) -> dict[str, Any]:
         """The whole reading. What one source hides never keeps the others from being read."""
+        self.read_state()
+        with contextlib.ExitStack() as waiting:
+            if self.result["lock"]["run_id"] == self.params["run_id"] != "":
+                # What a killed try of this run began goes on by itself (compose_service): its end is what is read.
+                with contextlib.suppress(_state_dir.StateDirError):
+                    waiting.enter_context(_state_dir.shared(self.directory))
+            return self.read_all()
+
+    def read_all(self) -> dict[str, Any]:
+        """Everything but the state directory."""
         background = Background()
         started = time.monotonic()
         for name, options in self.params["services"].items():
             if options["health_url"]:
                 background.ask(name, lambda url=options["health_url"]: read_health(url))
         self.read_libraries()
-        self.read_state()
         if self.read_directory():
             self.read_env()
             self.read_compose()

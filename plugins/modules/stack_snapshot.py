@@ -56,6 +56,12 @@ options:
     description: The rollback run.
     type: str
     required: true
+  plan:
+    description:
+      - The plan of the run as JSON, which is kept as C(plan.json), in place of that of an earlier try. A run that is
+        taken up again knows by it what there was before the first change.
+    type: str
+    default: ""
   log_lines:
     description: How many of the last lines of each container's log are kept.
     type: int
@@ -233,6 +239,8 @@ class Snapshot:
         members = self.containers()
         if manifest is None:
             manifest = self.keep_before(members)
+        if self.params["plan"]:
+            self.keep_plan()
         self.keep_evidence(members)
         return self.results(manifest, changed=fresh or bool(self.files), moved_to=manifest.head)
 
@@ -310,6 +318,15 @@ class Snapshot:
         manifest = _snapshot.Manifest(head, branch, tuple(files), containers)
         self.write(os.path.join(self.before_dir, MANIFEST), manifest.as_text().encode("utf-8"))
         return manifest
+
+    def keep_plan(self) -> None:
+        """Keep the plan once there is what it goes back to, and before anything is changed."""
+        path = os.path.join(self.run_dir, "plan.json")
+        content = self.params["plan"].strip().encode("utf-8") + b"\n"
+        if _state_dir.read_bytes(path) != content:
+            self.make(self.run_dir)
+            self.write(path, content)
+            self.files.append(path)
 
     def keep_evidence(self, members: Members) -> None:
         """Keep logs and health answers; what cannot be kept is a problem, since a rollback does not wait for it."""
@@ -552,6 +569,8 @@ def main() -> None:
             "services": {"type": "list", "elements": "str", "default": []},
             "state_dir": {"type": "path", "default": "/var/lib/connectin-rollback"},
             "run_id": {"type": "str", "required": True},
+            # No secret, but long: it does not belong into the system's log.
+            "plan": {"type": "str", "default": "", "no_log": True},
             "log_lines": {"type": "int", "default": 5000},
             "health_urls": {"type": "dict", "default": {}},
         },

@@ -173,6 +173,8 @@ def test_the_frontend_alone_goes_back(fleet, at):
         assert fleet.running_digest(host, "web") == fleet.published_digest("web", "v1.0.0")
         assert fleet.running_digest(host, "api") == fleet.published_digest("api", "v1.1.0")
         assert fleet.get(f"http://{address}:3111/_next/static/v1.0.0/_buildManifest.js")[0] == 200
+    frozen = fleet.play("deploy_freeze.yml")
+    assert frozen.rc != 0 and "v1.0.0" in frozen.text, "the next deploy would bring the frontend back that was left"
 
 
 def test_the_frontend_alone_goes_back_to_a_kept_build_without_images(fleet, at):

@@ -65,9 +65,17 @@ FAULT = [{"phase": "Switch", "message": "no space left"}]
 
 
 def came(
-    now=None, marks=None, failures=None, made=None, end="complete", rolled_back=(), forward=False, backups=()
+    now=None,
+    marks=None,
+    failures=None,
+    made=None,
+    end="complete",
+    rolled_back=(),
+    forward=False,
+    backups=(),
+    locks=None,
 ) -> dict:
-    """Return the outcome; without words to the contrary every host was switched, and runs the target."""
+    """Return the outcome; without words to the contrary every host was locked and switched, and runs the target."""
     made = made or plan()
     hosts = list(made["hosts"])
     if now is None:
@@ -79,6 +87,7 @@ def came(
         "progress": dict.fromkeys(hosts, DONE) if marks is None else marks,
         "step": {"end": end, "why": "a reason"},
         "forward": forward,
+        "locks": dict.fromkeys(hosts, {"failed": False, "lock": {"held": True}}) if locks is None else locks,
     }
     return _outcome.outcome(made, failures or {}, now, run)
 
@@ -538,6 +547,26 @@ def test_while_a_lost_host_keeps_the_lock_every_command_takes_the_same_run_up_ag
     assert all(entry["next"].count("-e rollback_resume=run1") == 1 for entry in result["hosts"].values())
     down = came({**now, "app1": read(engine="")}, two(HELD, HELD), failures)
     assert not any("rollback_resume" in entry["next"] for entry in down["hosts"].values()), "its lock was given back"
+
+
+@pytest.mark.parametrize("result", [{}, {"unreachable": True}, {"failed": True, "lock": None}, {"skipped": True}])
+def test_a_host_that_was_lost_before_it_was_locked_keeps_no_lock(result):
+    failures = {"app1": [{"phase": "Prepare", "message": "a reason"}]}
+    lost = came({"app1": LOST, "app2": read("v1.2.0")}, {}, failures, end="", locks={"app1": result})
+    assert lost["hosts"]["app1"]["next"].endswith(f"when it answers: {AGAIN}")
+
+
+@pytest.mark.parametrize(
+    ("resumed", "phase", "kept"),
+    [(True, "Prepare", True), (True, "Switch", False), (True, "Quiesce", False), (False, "Prepare", False)],
+)
+def test_a_run_that_was_taken_up_and_stops_before_its_first_change_keeps_the_lock_for_the_next_try(
+    resumed, phase, kept
+):
+    made = {**plan(), "resumed": resumed}
+    result = came(failures={"app2": [{"phase": phase, "message": "a reason"}]}, made=made)
+    assert result["keeps_lock"] is kept
+    assert ("-e rollback_resume=run1" in result["hosts"]["app2"]["next"]) is kept
 
 
 def test_a_host_that_answers_and_whose_engine_does_not_is_told_how_to_start_that():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 
 import pytest
@@ -1109,6 +1110,61 @@ def test_a_run_that_was_not_begun_before_has_nothing_to_take_up():
     made = plan()
     assert made["database"]["undone"] == [choice["name"] for choice in made["database"]["down"]]
     assert not made["hosts"]["app1"].get("touched")
+
+
+def test_every_host_keeps_what_a_run_needs_that_takes_this_one_up():
+    first = plan({"app1": stack(), "app2": stack()})
+    kept = _plan.plan_to_keep(first, "app2")
+    assert list(kept["hosts"]) == ["app2"] and kept["database"] == first["database"]
+    # The coordinator is gone for good.
+    reading = {**stack(runs="v1.1.0"), "run": {"plan": json.loads(json.dumps(kept))}}
+    made = plan({"app2": reading}, history(migration(INIT), migration(POSTS)))
+    assert made["resumed"] is True
+    assert made["database"]["undone"] == [REACTED["name"], RENAMED["name"]]
+    assert made["hosts"]["app2"]["before"] == "v1.2.0"
+
+
+def test_hosts_that_kept_the_plans_of_different_tries_are_put_together():
+    first = plan({"app1": stack(), "app2": stack()})
+    second = deepcopy(first)
+    second["database"]["dumps"] = ["/backups/run1-later", *first["database"]["dumps"]]
+    readings = {
+        host: {**stack(), "run": {"plan": _plan.plan_to_keep(kept, host)}}
+        for host, kept in (("app1", first), ("app2", second))
+    }
+    made = plan(readings, history(migration(INIT), migration(POSTS)))
+    assert sorted(made["database"]["dumps"]) == sorted(second["database"]["dumps"])
+    assert made["database"]["lost"] == first["database"]["lost"]
+    assert len(made["hosts"]) == 2
+
+
+def test_rows_that_were_lost_are_known_also_when_their_migrations_are_applied_again():
+    # Killed in Restore, after migrate deploy and before the rows were back: the tables are empty.
+    first = plan({"app1": stack()})
+    reading = {**stack(), "run": {"plan": _plan.plan_to_keep(first, "app1")}}
+    empty = migration(REACTED["name"])
+    made = plan({"app1": reading}, history(migration(INIT), migration(POSTS), RENAMED, empty))
+    assert [choice["name"] for choice in made["database"]["down"]] == [REACTED["name"], RENAMED["name"]]
+    assert made["database"]["lost"] == first["database"]["lost"] != []
+    assert made["database"]["dumps"] == first["database"]["dumps"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "drained", "traffic"),
+    [("v1.1.0", {}, True), ("v1.1.0", {"app1": True}, False), ("v1.2.0", {}, False), (None, {}, False)],
+)
+def test_users_may_have_reached_the_target_where_it_is_there_and_in_rotation(runs, drained, traffic):
+    first = plan({"app1": stack()})
+    reading = stack(runs=runs or "v1.2.0")
+    for service in reading["services"].values():
+        if runs == "v1.1.0":
+            service["running"]["image_id"] = "sha256:" + "2" * 64
+        elif runs is None:
+            service["running"] = None
+    reading["run"] = {"plan": _plan.plan_to_keep(first, "app1")}
+    made = plan({"app1": reading}, history(migration(INIT), migration(POSTS)), drained=drained)
+    assert bool(made["hosts"]["app1"].get("traffic")) is traffic
+    assert bool(made["hosts"]["app1"].get("touched")) is (runs != "v1.2.0")
 
 
 def test_what_an_earlier_try_switched_goes_through_its_gate_once_more():

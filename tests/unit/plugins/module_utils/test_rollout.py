@@ -588,7 +588,24 @@ def test_what_a_gate_finds_wrong_on_a_host_that_is_well_is_the_targets_fault(rea
     assert _rollout.fault_of(fleet("both"), "h1", reading, True) == fault
 
 
-def test_users_may_have_reached_the_target_on_a_host_that_an_earlier_try_touched():
+def test_a_host_begins_with_what_an_earlier_try_did_to_it():
     entry = fleet("both")["hosts"]["h1"]
     assert _rollout.begun(entry)["traffic"] is False
-    assert _rollout.begun({**entry, "touched": True})["traffic"] is True
+    assert _rollout.begun({**entry, "touched": True})["traffic"] is False
+    assert _rollout.begun({**entry, "touched": True, "traffic": True})["traffic"] is True
+
+
+def taken_up(*at_target: str, **changes) -> dict:
+    """Return the plan of a run that is taken up when some hosts serve the target: all go through their gates again."""
+    plan = fleet(*["both"] * 3, runs=["v1.1.0" if host in at_target else "v1.2.0" for host in numbered(1, 3)])
+    for entry in plan["hosts"].values():
+        entry.update({"change": True, "touched": True, **changes})
+    return plan
+
+
+def test_a_target_that_serves_since_an_earlier_try_is_not_bad_where_another_host_is_sick():
+    assert judged(taken_up("h2", "h3"), h1="target") == ""
+    assert judged(taken_up(), h1="target") == "restore"
+    assert judged(taken_up("h2", "h3", out=True), h1="target") == "restore"
+    offline = {**taken_up("h2", "h3"), "online": False}
+    assert judged(offline, h1="target") == "restore"

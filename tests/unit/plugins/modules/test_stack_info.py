@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.connectin.rollback.plugins.module_utils import _ledger, _lock
+from ansible_collections.connectin.rollback.plugins.module_utils import _ledger, _lock, _state_dir
 from ansible_collections.connectin.rollback.plugins.modules import stack_info
 
 COMPOSE = "services:\n  api:\n    image: ${REGISTRY}/api:v1.2.0\n"
@@ -253,6 +253,27 @@ def test_the_own_lock_and_an_expired_one_are_no_refusal(host, run):
     assert (result["lock"]["held"], result["lock"]["owner"]) == (True, "alice")
     (host / "state" / "lock.json").write_text(held.as_text().replace("2999", "2026"))
     assert "lock_held" not in codes(run()[1])
+
+
+def test_the_own_run_waits_for_what_a_killed_try_of_it_still_does_here_and_no_other_run_does(host, run):
+    held = _lock.Lock(True, "mine", "alice", "why", "2026-01-01T00:00:00Z", "2999-01-01T00:00:00Z")
+    (host / "state" / "lock.json").write_text(held.as_text())
+    begun, over = threading.Event(), threading.Event()
+
+    def at_work():
+        with _state_dir.exclusive(str(host / "srv")):
+            begun.set()
+            over.wait(10)
+
+    worker = threading.Thread(target=at_work)
+    worker.start()
+    begun.wait(10)
+    run(run_id="other")
+    assert not over.is_set()
+    threading.Timer(1.0, over.set).start()
+    run(run_id="mine")
+    assert over.is_set(), "it read while that was at work"
+    worker.join()
 
 
 def test_an_unreadable_lock_is_held_whoever_asks(host, run):

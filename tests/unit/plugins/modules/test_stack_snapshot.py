@@ -477,3 +477,17 @@ def test_evidence_that_cannot_be_written_is_only_a_problem(host, run, engine):
     code, result = run(services=["api"], project_name="shop")
     assert code == 0
     assert "containers.log is not kept" in str(result["problems"])
+
+
+def test_the_plan_of_the_newest_try_is_kept_and_what_there_was_before_the_first_one(host, run):
+    path = host / "state" / "runs" / "run-a" / "plan.json"
+    _code, checked = run(plan='{"hosts": {}}', check=True)
+    assert str(path) in checked["files"] and not path.exists()
+    assert run(plan='{"hosts": {}}')[1]["changed"]
+    assert path.read_text() == '{"hosts": {}}\n' and stat.S_IMODE(path.stat().st_mode) == 0o600
+    before = whole(host / "state" / "runs" / "run-a" / "before")
+    assert str(path) not in run(plan='{"hosts": {}}')[1]["files"]
+    switch(host)
+    assert str(path) in run(plan='{"hosts": {"app1": {}}}')[1]["files"]
+    assert path.read_text() == '{"hosts": {"app1": {}}}\n'
+    assert whole(host / "state" / "runs" / "run-a" / "before") == before
