@@ -139,7 +139,7 @@ def test_a_target_that_is_sick_after_data_was_lost_sends_the_database_forward_ag
     fleet.react(3)
     reactions = fleet.query("select * from reactions order by id")
     files = files_of(fleet)
-    # Nobody is sent to app1, so there is nothing that it could go back to. The first try is killed when the rows are gone.
+    # Nobody is sent to app1, so there is nothing it could go back to. The first try is killed when the rows are gone.
     drain(fleet, "app1")
     fleet.kill_when("batch 1 (", ROLLBACK, **LOSSY)
     resumed = {**LOSSY, "rollback_resume": lock_of(fleet)}
