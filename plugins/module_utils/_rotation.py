@@ -37,16 +37,16 @@ def rotation_doubts(
     stats: str = "",
     error: str = "",
     names: Mapping[str, str] | None = None,
-    backends: Sequence[str] = (),
+    backends: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, str]:
     """Return {host: doubt} for excluded hosts; '' when the load balancer, or the operator, says it is out of rotation.
 
     ``stats`` are HAProxy's statistics, ``error`` why there are none. ``names`` maps hosts to their servers where
-    these are called otherwise; only ``backends`` count, [] for all.
+    these are called otherwise, ``backends`` maps them to the ones that count, all of them where it has none.
     """
     doubts = {}
-    rows = servers(stats, backends)
     for host in excluded:
+        rows = servers(stats, (backends or {}).get(host) or ())
         states = set(rows.get((names or {}).get(host) or host, ()))
         if host in drained:
             doubts[host] = ""
@@ -64,13 +64,17 @@ def rotation_doubts(
     return doubts
 
 
-def drained_hosts(stats: str, names: Mapping[str, str], backends: Sequence[str] = ()) -> dict[str, bool]:
+def drained_hosts(
+    stats: str, names: Mapping[str, str], backends: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, bool]:
     """Return the hosts that HAProxy's statistics show out of rotation: True when out of every backend.
 
-    ``names`` maps hosts to their servers; only ``backends`` count, [] for all.
+    ``names`` maps hosts to their servers, ``backends`` to the ones that count, all of them where it has none.
     """
-    rows = servers(stats, backends)
-    out = {host: [is_out(state) for state in rows.get(name, ())] for host, name in names.items()}
+    out = {
+        host: [is_out(state) for state in servers(stats, (backends or {}).get(host) or ()).get(name, ())]
+        for host, name in names.items()
+    }
     return {host: all(states) for host, states in out.items() if any(states)}
 
 

@@ -141,12 +141,13 @@ def test_a_target_that_is_sick_after_data_was_lost_sends_the_database_forward_ag
     files = files_of(fleet)
     # Nobody is sent to app1, so there is nothing it could go back to. The first try is killed when the rows are gone.
     drain(fleet, "app1")
-    fleet.kill_when("batch 1 (", ROLLBACK, **LOSSY)
-    resumed = {**LOSSY, "rollback_resume": lock_of(fleet)}
+    lossy = {**LOSSY, "rollback_database_runner": "app2"}
+    fleet.kill_when("batch 1 (", ROLLBACK, **lossy)
+    lossy["rollback_resume"] = lock_of(fleet)
 
     with contextlib.ExitStack() as broken:
         run = fleet.play_through(
-            {"batch 1 (": breaker(fleet, broken, sick_target, *fleet.hosts)}, ROLLBACK, **resumed, **IMPATIENT
+            {"batch 1 (": breaker(fleet, broken, sick_target, "app1")}, ROLLBACK, **lossy, **IMPATIENT
         )
 
     assert_one_release_serves(fleet, "v1.2.0", run, "restored", held=["app1"], **BACK)
@@ -234,6 +235,10 @@ def test_a_host_whose_disk_is_full_when_it_is_switched_is_held_and_picked_up_whe
         assert re.search(r"app2: Switch: .*(No space left|diskspace)", run.text), run.text
         assert_one_release_serves(fleet, "v1.0.0", run, "held", held=["app2"], **REACHED)
 
+    # What git could not finish are local changes, and nothing else than the command of the refusal throws them away.
+    refused = fleet.play(ROLLBACK, **ONLINE)
+    (keep_aside,) = re.findall(r"app2: .*\[local_changes\]\n.*keep them aside with: (git .*)", refused.text)
+    fleet.shell("app2", keep_aside)
     again = fleet.play(ROLLBACK, **ONLINE)
 
     assert_one_release_serves(fleet, "v1.0.0", again, "reached", **REACHED)
@@ -242,8 +247,10 @@ def test_a_host_whose_disk_is_full_when_it_is_switched_is_held_and_picked_up_whe
 @pytest.fixture
 def kinds(fleet, tmp_path, monkeypatch) -> dict[str, tuple[str, ...]]:
     """app1 serves the API only and app3 the pages only; app2 serves both. Returns the services of the first two."""
+    # The sandbox's load balancer has a server of every host in all backends.
+    own = {"app1": {"rollback_haproxy_backends": ["api"]}, "app3": {"rollback_haproxy_backends": ["web", "assets"]}}
     groups = {"connectin_api": ["app1", "app2"], "connectin_web": ["app2", "app3"]}
-    inventory = {group: {"hosts": dict.fromkeys(hosts, {})} for group, hosts in groups.items()}
+    inventory = {group: {"hosts": {host: own.get(host, {}) for host in hosts}} for group, hosts in groups.items()}
     (tmp_path / "kinds.json").write_text(json.dumps(inventory))
     monkeypatch.setenv("ANSIBLE_INVENTORY", f"{CHECKOUT}/inventories/sandbox,{tmp_path}/kinds.json")
     return {"app1": ("api",), "app3": ("web",)}

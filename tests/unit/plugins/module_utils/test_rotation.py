@@ -134,6 +134,15 @@ def test_the_hosts_that_a_load_balancer_keeps_out_of_rotation_are_listed(servers
     assert _rotation.drained_hosts(statistics(*servers), {"app1": "app1", "app2": "app2"}) == expected
 
 
+def test_each_host_is_asked_about_in_its_own_backends():
+    rows = "# pxname,svname,status\napi,app1,UP\nweb,app1,MAINT\napi,app2,MAINT\nweb,app2,UP\n"
+    backends = {"app1": ["api"], "app2": ["api"]}
+    assert _rotation.drained_hosts(rows, {"app1": "app1", "app2": "app2"}, backends) == {"app2": True}
+    assert _rotation.drained_hosts(rows, {"app1": "app1", "app2": "app2"}, {"app1": ["api"]}) == {"app2": False}
+    assert _rotation.rotation_doubts(["app2"], [], rows, backends=backends) == {"app2": ""}
+    assert _rotation.rotation_doubts(["app2"], [], rows)["app2"] != ""
+
+
 def test_without_statistics_no_host_is_known_to_be_drained():
     assert _rotation.drained_hosts("", {"app1": "app1"}) == {}
 
