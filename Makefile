@@ -45,9 +45,9 @@ molecule: setup ## molecule scenarios, verified with testinfra (SCENARIO=name fo
 	  molecule test --no-command-borders --scenario-name $$scenario; \
 	done
 
-test: setup ## everything
+test: setup ## everything but the tests marked long, which `make integration molecule` runs too
 	@scripts/while-sandbox-starts 2 $(MAKE) --no-print-directory lint unit
-	@$(MAKE) --no-print-directory integration molecule
+	@PYTEST_ADDOPTS="-m 'not long'" $(MAKE) --no-print-directory integration molecule
 
 clean: ## remove all that this checkout made: sandbox, images, volumes, .venv
 	@sandbox/sandbox clean

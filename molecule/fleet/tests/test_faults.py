@@ -188,6 +188,7 @@ def _next_command(run, host: str) -> list[str]:
     return said.split()
 
 
+@pytest.mark.long
 def test_an_engine_that_stops_and_a_target_that_is_sick_on_one_host_are_held_and_the_others_serve(fleet, at):
     at("v1.1.0")
     before = fleet.fingerprint()
@@ -226,6 +227,7 @@ def test_an_engine_that_stops_and_a_target_that_is_sick_on_one_host_are_held_and
     assert_one_release_serves(fleet, "v1.0.0", again, "reached", **REACHED)
 
 
+@pytest.mark.long
 def test_a_host_whose_disk_is_full_when_it_is_switched_is_held_and_picked_up_when_there_is_space(fleet, at):
     at("v1.1.0")
     with contextlib.ExitStack() as broken:
@@ -256,6 +258,7 @@ def kinds(fleet, tmp_path, monkeypatch) -> dict[str, tuple[str, ...]]:
     return {"app1": ("api",), "app3": ("web",)}
 
 
+@pytest.mark.long
 def test_each_kind_of_host_has_a_canary_and_what_goes_wrong_on_one_kind_concerns_all_of_them(fleet, at, kinds):
     at("v1.1.0")
     for host, other in (("app1", "web"), ("app3", "api")):
@@ -285,6 +288,7 @@ def _without(lines: list[str], part: str) -> list[str]:
     return [line for line in lines if not line.startswith(part)]
 
 
+@pytest.mark.long
 def test_a_host_that_was_off_before_is_left_out_when_the_load_balancer_confirms_and_picked_up_later(fleet, at):
     at("v1.1.0")
     with powered_off(fleet, "app3"):

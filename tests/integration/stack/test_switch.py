@@ -124,7 +124,13 @@ YAML""",
     assert before in identifier(fleet, "web"), "the container that served was replaced"
 
 
-@pytest.mark.parametrize("drained", [False, True], ids=["before the old one was drained", "after it was drained"])
+@pytest.mark.parametrize(
+    "drained",
+    [
+        pytest.param(False, id="before the old one was drained", marks=pytest.mark.long),
+        pytest.param(True, id="after it was drained"),
+    ],
+)
 def test_the_next_run_finishes_what_a_killed_one_left(fleet, at, drained):
     at("v1.1.0", web="proxy")
     api, web = urls(fleet)
@@ -170,7 +176,7 @@ def test_a_controller_that_is_killed_in_the_middle_is_followed_at_once_by_a_run_
         assert drained_places(fleet, host) == []
 
 
-@pytest.mark.parametrize("web", ["image", "proxy"])
+@pytest.mark.parametrize("web", [pytest.param("image", marks=pytest.mark.long), "proxy"])
 def test_a_browser_that_holds_the_newer_page_finds_its_assets_after_the_rollback(fleet, at, web):
     at("v1.1.0", web=web)
     address = urls(fleet)[1]
