@@ -34,7 +34,8 @@ LOOK = r"""
 docker ps --all --no-trunc --filter label=com.docker.compose.oneoff=False \
   --format '{{.Label "com.docker.compose.service"}} {{.State}} {{.ID}}' | while read -r service state id; do
   case "$service" in api|web) ;; *) continue ;; esac
-  image=$(docker inspect --format '{{.Image}}' "$id")
+  # One that is being removed may be gone by now.
+  image=$(docker inspect --format '{{.Image}}' "$id" 2>/dev/null) || continue
   echo "container $service $state $(docker image inspect --format '{{json .RepoDigests}}' "$image")"
 done
 echo "head $(git -C /srv/connectin describe --tags --exact-match 2>&1)"
