@@ -40,8 +40,9 @@ integration: setup ## real PostgreSQL, then whole rollbacks and every refusal on
 	pytest tests/integration/stack -q --durations=15
 
 molecule: setup ## molecule scenarios, verified with testinfra (SCENARIO=name for one)
+	@sandbox/sandbox up --hosts $(if $(filter default,$(SCENARIO)),1,3)
 	@for scenario in $(or $(SCENARIO),fleet default); do \
-	  molecule reset --scenario-name $$scenario >/dev/null 2>&1; \
+	  molecule reset --scenario-name $$scenario >/dev/null; \
 	  molecule test --no-command-borders --scenario-name $$scenario; \
 	done
 
