@@ -11,5 +11,4 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config):
     """Install Ansible's collection finder once, with the checkout's own collections tree in front."""
-    config.addinivalue_line("markers", "long: takes minutes and has a shorter neighbour; `make test` leaves it out")
     _AnsibleCollectionFinder(paths=[str(CHECKOUT / "collections")])._install()

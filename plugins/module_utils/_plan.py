@@ -161,18 +161,19 @@ def _earlier(good: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     kept = [stack["run"]["plan"] for stack in good.values() if stack.get("run")]
     if not kept:
         return None
-    hosts: dict[str, Any] = {}
-    undone: list[str] = []
+    databases = [plan["database"] for plan in kept]
     lost: list[Mapping[str, Any]] = []
-    dumps: list[str] = []
-    for plan in kept:
-        hosts.update(plan["hosts"])
-        was = plan["database"]
-        undone += [name for name in was["undone"] if name not in undone]
+    for was in databases:
         lost += _lost_besides(lost, was["lost"])
-        dumps += [path for path in was["dumps"] if path not in dumps]
-    before = kept[0]["database"]["before"]
-    return {"hosts": hosts, "database": {"undone": undone, "lost": lost, "dumps": dumps, "before": before}}
+    return {
+        "hosts": {host: entry for plan in kept for host, entry in plan["hosts"].items()},
+        "database": {
+            "undone": list(dict.fromkeys(name for was in databases for name in was["undone"])),
+            "lost": lost,
+            "dumps": list(dict.fromkeys(path for was in databases for path in was["dumps"])),
+            "before": databases[0]["before"],
+        },
+    }
 
 
 def _lost_besides(known: Sequence[Mapping[str, Any]], more: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -202,7 +203,7 @@ def _take_up(
     database["undone"] += gone
     # Also of migrations that are applied again by now: their rows may not be back yet.
     database["lost"] += _lost_besides(database["lost"], was["lost"])
-    database["dumps"] += [path for path in was["dumps"] if path not in database["dumps"]]
+    database["dumps"] = list(dict.fromkeys([*database["dumps"], *was["dumps"]]))
     database["before"] = was["before"]
     for host, entry in hosts.items():
         found = earlier["hosts"].get(host)

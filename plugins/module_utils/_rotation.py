@@ -19,16 +19,20 @@ def is_out(state: str) -> bool:
     return state.startswith(("MAINT", "DRAIN"))
 
 
-def servers(stats: str, backends: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Return {server: states} of HAProxy's statistics page as CSV, in some backends or in all (``[]``).
+def servers(stats: str) -> dict[str, list[tuple[str, str]]]:
+    """Return {server: [(backend, state)]} of HAProxy's statistics page as CSV.
 
     Source: its management guide, section 9.1 (pxname, svname and status).
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     for row in csv.DictReader(io.StringIO(stats.lstrip("# "))) if stats else ():
-        if not backends or row.get("pxname") in backends:
-            found.setdefault(row.get("svname", ""), []).append(row.get("status", ""))
+        found.setdefault(row.get("svname", ""), []).append((row.get("pxname", ""), row.get("status", "")))
     return found
+
+
+def _states(rows: Mapping[str, Sequence[tuple[str, str]]], server: str, backends: Sequence[str]) -> list[str]:
+    """Return the states of a server in some backends, or in all (``[]``)."""
+    return [state for backend, state in rows.get(server, ()) if not backends or backend in backends]
 
 
 def rotation_doubts(
@@ -45,9 +49,9 @@ def rotation_doubts(
     these are called otherwise, ``backends`` maps them to the ones that count, all of them where it has none.
     """
     doubts = {}
+    rows = servers(stats)
     for host in excluded:
-        rows = servers(stats, (backends or {}).get(host) or ())
-        states = set(rows.get((names or {}).get(host) or host, ()))
+        states = _states(rows, (names or {}).get(host) or host, (backends or {}).get(host) or ())
         if host in drained:
             doubts[host] = ""
         elif error:
@@ -59,7 +63,7 @@ def rotation_doubts(
         elif all(map(is_out, states)):
             doubts[host] = ""
         else:
-            seen = ", ".join(sorted(states))
+            seen = ", ".join(sorted(set(states)))
             doubts[host] = f"the load balancer says {seen}: it would serve again as soon as it answers"
     return doubts
 
@@ -71,8 +75,9 @@ def drained_hosts(
 
     ``names`` maps hosts to their servers, ``backends`` to the ones that count, all of them where it has none.
     """
+    rows = servers(stats)
     out = {
-        host: [is_out(state) for state in servers(stats, (backends or {}).get(host) or ()).get(name, ())]
+        host: [is_out(state) for state in _states(rows, name, (backends or {}).get(host) or ())]
         for host, name in names.items()
     }
     return {host: all(states) for host, states in out.items() if any(states)}

@@ -27,7 +27,3 @@ def fleet() -> Fleet:
 def ledger() -> Path:
     """The hosts' state directory as `molecule prepare` kept it: v1.0.0 and v1.1.0 were deployed and are good."""
     return Path("/root/recorded")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: takes minutes and has a shorter neighbour; `make test` leaves it out")

@@ -258,7 +258,6 @@ def kinds(fleet, tmp_path, monkeypatch) -> dict[str, tuple[str, ...]]:
     return {"app1": ("api",), "app3": ("web",)}
 
 
-@pytest.mark.long
 def test_each_kind_of_host_has_a_canary_and_what_goes_wrong_on_one_kind_concerns_all_of_them(fleet, at, kinds):
     at("v1.1.0")
     for host, other in (("app1", "web"), ("app3", "api")):

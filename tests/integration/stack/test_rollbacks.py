@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 
-import pytest
 from fleet import CHECKOUT, DOWN_IN_V120
 from test_refusals import LOCK
 
@@ -338,7 +337,6 @@ def test_a_host_that_is_lost_while_it_dumps_ends_the_run_at_once_and_nothing_was
     assert fleet.health("app2")[1].get("version") == "v1.2.0"
 
 
-@pytest.mark.long
 def test_a_host_that_fails_by_its_own_fault_is_held_and_the_next_run_picks_it_up(fleet, at):
     at("v1.2.0")
     # app2's engine refuses to start the target: its port is taken as soon as the old container lets go of it.
@@ -357,11 +355,16 @@ def test_a_host_that_fails_by_its_own_fault_is_held_and_the_next_run_picks_it_up
     assert_serves(fleet, "v1.1.0")
 
 
-@pytest.mark.long
-def test_a_dead_host_is_left_out_when_somebody_says_that_it_is_out_of_rotation(fleet, at):
+def test_a_dead_host_is_left_out_once_it_is_out_of_rotation(fleet, at):
     at("v1.1.0")
+    stats = f"http://{fleet.state['load_balancer']['host']}:{fleet.state['load_balancer']['stats']}/stats;csv"
     try:
         fleet.run(["docker", "stop", "--time", "1", f"{fleet.prefix}-app2"])
+        refused = fleet.play(
+            "rollback_full.yml", release="v1.0.0", rollback_exclude="app2", rollback_rotation_url=stats
+        )
+        assert refused.rc != 0
+        assert "exclude_serving" in refused.text
         run = fleet.play("rollback_full.yml", release="v1.0.0", rollback_exclude="app2", rollback_drained="app2")
         assert run.rc == 0, run.text
         assert fleet.running_digest("app1", "api") == fleet.published_digest("api", "v1.0.0")
