@@ -31,7 +31,7 @@ lint: setup ## ruff, yamllint and ansible-lint (production profile)
 	@echo "lint: ansible-lint"; cd collections/ansible_collections/connectin/rollback && ansible-lint --offline -q
 
 unit: setup ## the decisions and modules by themselves
-	pytest tests/unit -q
+	pytest tests/unit -q -n 2
 
 integration: setup ## real PostgreSQL, then whole rollbacks and every refusal on a sandbox of two hosts
 	@scripts/needs-database

@@ -288,7 +288,7 @@ class Fleet:
             found[f"{host} engine"] = self.shell(
                 host,
                 "docker ps -a --no-trunc --format '{{.ID}} {{.Image}} {{.State}}';"
-                " docker images --no-trunc --format '{{.Repository}} {{.Tag}} {{.Digest}} {{.ID}}';"
+                " docker images --no-trunc --format '{{.Repository}} {{.Tag}} {{.Digest}} {{.ID}}' | sort;"
                 " docker network ls -q; docker volume ls -q",
             )
         found["registry"] = subprocess.run(

@@ -62,6 +62,8 @@ def write_inventory(state: State) -> None:
     # use it too.
     access = {
         "ansible_user": "deploy",
+        # Not looked for anew in each run.
+        "ansible_python_interpreter": "/usr/bin/python3",
         "ansible_ssh_private_key_file": KEY,
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={KNOWN_HOSTS} -o IdentitiesOnly=yes",
     }

@@ -134,6 +134,7 @@ def test_a_target_that_is_sick_on_its_canary_sends_the_fleet_back_also_when_the_
     assert files_of(fleet) == files
 
 
+@pytest.mark.long
 def test_a_target_that_is_sick_after_data_was_lost_sends_the_database_forward_again_with_the_rows(fleet, at):
     at("v1.2.0")
     fleet.react(3)
@@ -258,6 +259,7 @@ def kinds(fleet, tmp_path, monkeypatch) -> dict[str, tuple[str, ...]]:
     return {"app1": ("api",), "app3": ("web",)}
 
 
+@pytest.mark.long
 def test_each_kind_of_host_has_a_canary_and_what_goes_wrong_on_one_kind_concerns_all_of_them(fleet, at, kinds):
     at("v1.1.0")
     for host, other in (("app1", "web"), ("app3", "api")):
@@ -362,6 +364,7 @@ def clocks_off(fleet, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("clocks_off")
+@pytest.mark.long
 def test_of_two_rollbacks_that_start_at_once_one_gets_through_on_hosts_whose_clocks_differ_by_hours(fleet, at):
     at("v1.1.0")
     plays = [(ROLLBACK, {**ONLINE, "rollback_who": who, "rollback_reason": "at once"}) for who in ("ann", "bob")]
@@ -393,6 +396,7 @@ CREATE EVENT TRIGGER slow ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE
 QUICK = "DROP EVENT TRIGGER slow; DROP FUNCTION public.slow();"
 
 
+@pytest.mark.long
 def test_a_database_that_restarts_in_the_middle_of_migrate_down_is_unchanged_and_its_writers_serve_again(fleet, at):
     at("v1.2.0")
     fleet.react(3)

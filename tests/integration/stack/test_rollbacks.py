@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 
+import pytest
 from fleet import CHECKOUT, DOWN_IN_V120
 from test_refusals import LOCK
 
@@ -100,6 +101,7 @@ def test_an_additive_migration_is_kept_and_the_writers_are_never_stopped(fleet, 
     assert fleet.catalog() == fleet.catalog("connectin_ref_v1_0_0")
 
 
+@pytest.mark.long
 def test_down_takes_an_additive_migration_down_too_with_the_image_s_script_where_the_checkout_moved(fleet, at):
     at("v1.1.0")
     for host in fleet.hosts:
@@ -114,6 +116,7 @@ def test_down_takes_an_additive_migration_down_too_with_the_image_s_script_where
     assert fleet.catalog() == fleet.catalog("connectin_ref_v1_0_0")
 
 
+@pytest.mark.long
 def test_keep_leaves_the_newer_schema_and_says_what_the_old_release_makes_of_it(fleet, at):
     at("v1.2.0")
     before = fleet.catalog()
@@ -193,6 +196,7 @@ def test_the_frontend_alone_goes_back_to_a_kept_build_without_images(fleet, at):
     assert "[artifact_missing]" in refused.text
 
 
+@pytest.mark.long
 def test_images_that_no_registry_has_are_built_on_the_hosts_while_the_release_before_serves(fleet, at):
     at("v1.1.0")
     for host in fleet.hosts:
@@ -208,6 +212,7 @@ def test_images_that_no_registry_has_are_built_on_the_hosts_while_the_release_be
     assert (again.rc, again.changed()) == (0, 0), again.text
 
 
+@pytest.mark.long
 def test_the_next_deploy_applies_again_what_went_down(fleet, at):
     at("v1.2.0")
     assert fleet.play("rollback_full.yml", **CONSENT).rc == 0
@@ -226,6 +231,7 @@ RESTORE_LOST = "ansible-playbook restore_backup.yml -e rollback_backup_id=<id>"
 RESTORE_ALL = f"{RESTORE_LOST} -e rollback_backup_restore=all"
 
 
+@pytest.mark.long
 def test_what_a_rollback_loses_is_dumped_twice_and_comes_back_by_the_documented_command(fleet, at):
     at("v1.2.0")
     fleet.react(3)
@@ -290,6 +296,7 @@ def test_what_a_rollback_loses_is_dumped_twice_and_comes_back_by_the_documented_
         assert "lock.json" not in fleet.shell(host, "ls /var/lib/connectin-rollback")
 
 
+@pytest.mark.long
 def test_the_database_does_not_go_down_when_what_gets_lost_cannot_be_dumped(fleet, at):
     at("v1.2.0")
     fleet.react(3)
@@ -337,6 +344,7 @@ def test_a_host_that_is_lost_while_it_dumps_ends_the_run_at_once_and_nothing_was
     assert fleet.health("app2")[1].get("version") == "v1.2.0"
 
 
+@pytest.mark.long
 def test_a_host_that_fails_by_its_own_fault_is_held_and_the_next_run_picks_it_up(fleet, at):
     at("v1.2.0")
     # app2's engine refuses to start the target: its port is taken as soon as the old container lets go of it.

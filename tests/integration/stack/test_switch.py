@@ -157,6 +157,7 @@ def test_the_next_run_finishes_what_a_killed_one_left(fleet, at, drained):
     assert (again.rc, again.changed()) == (0, 0), again.text
 
 
+@pytest.mark.long
 def test_a_controller_that_is_killed_in_the_middle_is_followed_at_once_by_a_run_that_finishes(fleet, at):
     at("v1.1.0", web="proxy")
     rollback = {"release": "v1.0.0", **START_FIRST, **NO_WATCH}
@@ -195,6 +196,7 @@ def test_a_browser_that_holds_the_newer_page_finds_its_assets_after_the_rollback
     assert held.broken_assets() == fresh.broken_assets() == []
 
 
+@pytest.mark.long
 def test_without_an_overlap_the_newer_page_loses_its_assets(fleet, at):
     at("v1.1.0")
     address = urls(fleet)[1]
@@ -203,6 +205,7 @@ def test_without_an_overlap_the_newer_page_loses_its_assets(fleet, at):
     assert held.broken_assets()
 
 
+@pytest.mark.long
 def test_a_rollback_soon_after_another_carries_the_assets_of_all_three_releases(fleet, at):
     at("v1.1.0")
     address = urls(fleet)[1]
@@ -212,6 +215,7 @@ def test_a_rollback_soon_after_another_carries_the_assets_of_all_three_releases(
         assert held.broken_assets() == []
 
 
+@pytest.mark.long
 def test_while_both_releases_serve_the_proxy_asks_the_other_one_for_what_one_lacks(fleet, at):
     at("v1.1.0", web="proxy")
     address = urls(fleet)[1]
