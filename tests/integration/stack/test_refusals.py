@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 
@@ -120,6 +121,8 @@ CASES = [
     case(
         "a disk too full for the pull",
         "disk_full",
+        host="app1",
+        on="app1",
         broken="docker image rm -f $(docker images -q '*/connectin/web:v1.0.0')",
         extra={"release": "v1.0.0", "rollback_confirm_data_loss": "v1.0.0", "rollback_min_free_mb": 99999999},
     ),
@@ -200,6 +203,30 @@ CASES = [
 ]
 
 
+# Each case is in one run. What does not hide each other is broken together, since every reason has to come at once.
+TOGETHER = [
+    ("an unknown tag",),
+    ("a malformed tag",),
+    ("a tag that one host lacks",),
+    ("an image that the registry lacks",),
+    ("an engine that is down", "another rollback running"),
+    ("no compose file", "data loss without consent"),
+    ("a compose file that does not render", "data loss with consent for another release"),
+    ("a service that the compose file lacks", "a checkout with local changes"),
+    ("a database that cannot be reached", "a git remote that wants credentials"),
+    ("a missing down.sql", "no right to become root"),
+    ("an empty down.sql", "a Python library that is missing"),
+    ("a down.sql that is only comments", "a checkout that belongs to somebody else"),
+    ("a disk too full for the pull", "a registry that wants credentials"),
+    ("a host without pg_dump for the backup", "a disk too full for the backup"),
+    ("a user outside the docker group",),
+]
+
+
+def test_every_case_is_in_one_run():
+    assert sorted(name for names in TOGETHER for name in names) == sorted(one.name for one in CASES)
+
+
 @pytest.fixture(scope="module")
 def failing(fleet, ledger):
     """v1.2.0 as it was deployed, with rows that going back would lose."""
@@ -210,31 +237,39 @@ def failing(fleet, ledger):
 
 
 @pytest.mark.usefixtures("failing")
-@pytest.mark.parametrize("wrong", CASES, ids=lambda wrong: wrong.name)
-def test_it_is_refused_by_name_and_nothing_is_changed(fleet, wrong):
-    try:
-        if wrong.broken:
-            fleet.shell(wrong.on, wrong.broken)
-        before = without_engine(fleet, wrong) if "engine_down" in wrong.codes else fleet.fingerprint()
-        run = fleet.play(
-            "rollback_full.yml", **{"release": "v1.1.0", "rollback_confirm_data_loss": "v1.1.0", **wrong.extra}
-        )
-        after = without_engine(fleet, wrong) if "engine_down" in wrong.codes else fleet.fingerprint()
-    finally:
-        if wrong.mended:
-            fleet.shell(wrong.on, wrong.mended)
-        elif wrong.broken:
-            fleet.sandbox("restore", "v1.2.0", "--keep-state")
-            fleet.react(3)
+@pytest.mark.parametrize("names", TOGETHER, ids=" and ".join)
+def test_it_is_refused_by_name_and_nothing_is_changed(fleet, names):
+    wrong = [one for one in CASES if one.name in names]
+    extra = {"release": "v1.1.0", "rollback_confirm_data_loss": "v1.1.0"}
+    seen = without_engine if any("engine_down" in one.codes for one in wrong) else type(fleet).fingerprint
+    with contextlib.ExitStack() as broken:
+        for one in wrong:
+            extra.update(one.extra)
+            if one.mended:
+                broken.callback(fleet.shell, one.on, one.mended)
+            elif one.broken:
+                broken.callback(afresh, fleet)
+            if one.broken:
+                fleet.shell(one.on, one.broken)
+        before = seen(fleet)
+        run = fleet.play("rollback_full.yml", **extra)
+        after = seen(fleet)
     assert run.rc not in (0, 4), run.text
-    for code in wrong.codes:
-        assert re.search(rf"{wrong.host}: .*\[{code}\]\n\s+next: \S", run.text), run.text
-    assert wrong.says in run.text
+    for one in wrong:
+        for code in one.codes:
+            assert re.search(rf"{one.host}: .*\[{code}\]\n\s+next: \S", run.text), run.text
+        assert one.says in run.text
     assert "Traceback" not in run.text
     assert differences(before, after) == []
 
 
-def without_engine(fleet, wrong: Case) -> dict[str, str]:
+def afresh(fleet) -> None:
+    """v1.2.0 as it was deployed, with the rows again and the state directory as it is."""
+    fleet.sandbox("restore", "v1.2.0", "--keep-state")
+    fleet.react(3)
+
+
+def without_engine(fleet) -> dict[str, str]:
     """Return what can be compared while an engine is down: the files and git of every host."""
     return {
         host: fleet.shell(
@@ -253,8 +288,7 @@ def test_an_unreachable_host_is_a_reason_like_others_and_all_reasons_come_at_onc
         run = fleet.play("rollback_full.yml", release="v1.1.0")
     finally:
         fleet.run(["docker", "start", f"{fleet.prefix}-app2"])
-        fleet.sandbox("restore", "v1.2.0", "--keep-state")
-        fleet.react(3)
+        afresh(fleet)
     assert run.rc != 0
     for host, code in (("app2", "unreachable"), ("app1", "local_changes"), ("database", "data_loss")):
         assert re.search(rf"{host}: .*\[{code}\]", run.text), run.text
