@@ -22,7 +22,7 @@ from ansible_collections.connectin.rollback.plugins.module_utils._stack import r
 def _options(raw: Mapping[str, Any]) -> _plan.Options:
     if raw["policy"] not in ("auto", "keep", "down"):
         raise AnsibleFilterError(f"rollback_migrations is auto, keep or down, not {raw['policy']!r}")
-    lists = ("parts", "missing", "writers", "batches")
+    lists = ("parts", "missing", "unread", "writers", "batches")
     return _plan.Options(**{**raw, **{name: tuple(raw[name]) for name in lists if name in raw}})
 
 
@@ -242,6 +242,8 @@ class FilterModule:
             "plan_to_keep": plan_to_keep,
             "fault_of": fault_of,
             "restore_doubts": restore_doubts,
+            "migrating_host": _rollout.migrating_host,
+            "lost_dumps": _rollout.lost_dumps,
             "collect": collect,
             "poll_failures": poll_failures,
             "failures_by_host": failures_by_host,
@@ -270,6 +272,8 @@ class FilterModule:
             "locked_by": _report.locked_by,
             "lock_lines": _report.lock_lines,
             "freeze_lines": _report.freeze_lines,
+            "list_lines": _report.list_lines,
+            "asking_host": _verify.asking_host,
             "verify_endpoints": _verify.endpoints,
             "verify_problems": _verify_problems,
             "first_lines": _first_lines,

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Mapping
 
 VERSION = 1
 UNREADABLE = "the lock file cannot be read"
 # What stands for the run id of a lock that cannot be read.
 UNREADABLE_RUN = "unreadable"
+# How the reason of a rollback's lock begins: roles/record/tasks/lock.yml.
+REASON = "rollback to "
 
 
 class LockError(Exception):
@@ -131,6 +133,17 @@ def break_lock(found: Lock, run_id: str = "") -> Outcome:
             found,
         )
     return Outcome(Lock(), changed=True, removed=found)
+
+
+def pinned(lock: Mapping[str, Any], run_id: str) -> str:
+    """Return the release that the reason of a run's own lock names as its target, '' where it holds none.
+
+    ``lock`` is a lock as a dict. What ``previous`` means has changed once some hosts are there.
+    """
+    reason = str(lock.get("reason") or "")
+    if not run_id or lock.get("run_id") != run_id or not reason.startswith(REASON):
+        return ""
+    return reason[len(REASON) :].partition(":")[0]
 
 
 def breaking_command(lock: Lock) -> str:

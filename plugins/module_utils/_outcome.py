@@ -8,6 +8,7 @@ Exactly one release serves at the end of every run. Where the last reading does 
 
 from __future__ import annotations
 
+import json
 from typing import Any, Mapping, Sequence
 
 from ansible_collections.connectin.rollback.plugins.module_utils import _rollout
@@ -16,6 +17,8 @@ from ansible_collections.connectin.rollback.plugins.module_utils._stack import r
 # The target serves everywhere; on all but hosts that are out of rotation; the release from before serves again;
 # nothing was switched; nobody can say that one release serves.
 REACHED, HELD, RESTORED, FAILED, UNRESOLVED = "reached", "held", "restored", "failed", "unresolved"
+
+PARTS = ("application", "database", "frontend")
 
 # What a host serves: the target, the release from before, parts that are the same in both, something else, nothing,
 # or what nobody could read.
@@ -83,6 +86,8 @@ def outcome(
         "keeps_lock": keeps_lock,
         "rolled_back": gone,
         "forward": bool(run.get("forward")),
+        # Without a dump nothing could be put back when the database went forward again.
+        "not_back": list(plan["database"]["lost"]) if run.get("forward") and not plan["database"]["dumps"] else [],
         "backups": [
             {"host": plan["runner"], **{key: made[key] for key in ("id", "kind", "file", "size", "sha256")}}
             for made in run.get("backups") or ()
@@ -258,6 +263,8 @@ def next_command(
 def again_command(plan: Mapping[str, Any], rolled_back: Sequence[str]) -> str:
     """Return the command that tries the same rollback again."""
     again = f"ansible-playbook {playbook(plan['parts'])} -e release={plan['release']}"
+    if 1 < len(plan["parts"]) < len(PARTS):
+        again += f" -e '{json.dumps({'rollback_parts': plan['parts']})}'"
     if plan["policy"] != "auto":
         again += f" -e rollback_migrations={plan['policy']}"
     if plan["excluded"]:
@@ -269,7 +276,7 @@ def again_command(plan: Mapping[str, Any], rolled_back: Sequence[str]) -> str:
 
 
 def playbook(parts: Sequence[str]) -> str:
-    """Return the playbook that rolls back exactly these parts."""
+    """Return the playbook that rolls back these parts, and, of those with several, all parts unless it is told."""
     return f"rollback_{parts[0]}.yml" if len(parts) == 1 else "rollback_full.yml"
 
 

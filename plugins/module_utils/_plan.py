@@ -16,12 +16,11 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Sequence
 
-from ansible_collections.connectin.rollback.plugins.module_utils import _rollout
+from ansible_collections.connectin.rollback.plugins.module_utils import _lock, _rollout
 from ansible_collections.connectin.rollback.plugins.module_utils._migration_policy import Choice, choose
 from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of, runs_image
 
 # What both git and an image registry accept as a tag (distribution reference grammar: 128 characters at most).
-LOCK_REASON = "rollback to "  # roles/record/tasks/lock.yml
 RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -29,7 +28,8 @@ RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class Options:
     """What the operator and the inventory say.
 
-    ``components`` maps each host to the parts it carries; ``missing`` are hosts of the fleet that a limit cut off;
+    ``components`` maps each host to the parts it carries; ``missing`` are hosts of the fleet that a limit cut off,
+    ``unread`` those that failed before they could be read;
     ``excluded`` maps excluded hosts to "" when out of rotation, else to the reason why that is not shown; ``drained``
     are the others that the load balancer says are out of it, True for those that are out of all of it.
     """
@@ -43,6 +43,7 @@ class Options:
     run_id: str
     runner: str = ""
     missing: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     excluded: Mapping[str, str] = field(default_factory=dict)
     project_dirs: Mapping[str, str] = field(default_factory=dict)  # by host
     image_source: str = "registry"
@@ -81,7 +82,7 @@ def make_plan(
 
     ``database`` is ``{"error": "", "info": {...}}`` from prisma_migration_info, or None when no part needs it.
     """
-    refusals = _fleet_refusals(options)
+    refusals = _fleet_refusals(stacks, options)
     good: dict[str, Mapping[str, Any]] = {}
     for host, stack in stacks.items():
         reasons = _host_refusals(host, stack)
@@ -369,7 +370,7 @@ def _failed_reading(host: str, stack: Mapping[str, Any]) -> dict[str, str]:
     )
 
 
-def _fleet_refusals(options: Options) -> list[dict[str, str]]:
+def _fleet_refusals(stacks: Mapping[str, Any], options: Options) -> list[dict[str, str]]:
     found = []
     if options.missing:
         cut = ", ".join(options.missing)
@@ -382,8 +383,26 @@ def _fleet_refusals(options: Options) -> list[dict[str, str]]:
                 "run it without --limit; for a dead host use -e rollback_exclude=" + ",".join(options.missing),
             )
         )
+    for host in options.unread:
+        found.append(
+            refusal(
+                host,
+                "variables",
+                "its variables could not be used, so it was not read; the task that failed above says what is wrong",
+                f"mend them, and look: ansible-inventory --host {host}",
+            )
+        )
     for host, doubt in options.excluded.items():
-        if doubt:
+        if host in stacks:
+            found.append(
+                refusal(
+                    host,
+                    "exclude_unseen",
+                    "the inventory sets rollback_exclude, where it does not keep the host out of the run",
+                    f"take it out of the inventory, and give it to the run: -e rollback_exclude={host}",
+                )
+            )
+        elif doubt:
             found.append(
                 refusal(
                     host,
@@ -427,6 +446,17 @@ def _target(good: Mapping[str, Mapping[str, Any]], options: Options, refusals: l
         )
         return ""
     if pinned:
+        # A host that lost its lock was read for what it calls previous by now.
+        others = {host: target for host, stack in good.items() if (target := stack.get("target") or "") != pinned}
+        refusals += [
+            refusal(
+                host,
+                "pinned",
+                f"the run that is taken up again goes to {pinned}, and 'previous' is {target or 'nothing'} here by now",
+                f"-e release={pinned}",
+            )
+            for host, target in others.items()
+        ]
         return pinned
     targets = {host: stack.get("target") or "" for host, stack in good.items()}
     known = sorted(set(targets.values()) - {""})
@@ -445,15 +475,8 @@ def _target(good: Mapping[str, Mapping[str, Any]], options: Options, refusals: l
 
 
 def _pinned(good: Mapping[str, Mapping[str, Any]], run_id: str) -> str:
-    """Return the target of a run that holds its lock already, as the lock's reason names it; '' for a new run.
-
-    What is previous has changed once some hosts are there.
-    """
-    for stack in good.values():
-        lock = stack.get("lock") or {}
-        if lock.get("run_id") == run_id and str(lock.get("reason")).startswith(LOCK_REASON):
-            return str(lock["reason"])[len(LOCK_REASON) :].partition(":")[0]
-    return ""
+    """Return the target of a run that holds its lock already on some host, '' for a new run."""
+    return next(filter(None, (_lock.pinned(stack.get("lock") or {}, run_id) for stack in good.values())), "")
 
 
 def _target_refusals(good: Mapping[str, Mapping[str, Any]], release: str, options: Options) -> list[dict[str, str]]:

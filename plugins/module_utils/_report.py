@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
@@ -189,6 +190,7 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"Migrations rolled back: {', '.join(result['rolled_back'])}")
     if result["forward"]:
         lines.append("The database went forward again with the migrations of the release from before.")
+    lines += [f"Lost, and in no backup: {loss_text(entry)}" for entry in result["not_back"]]
     lines += _backup_lines(result)
     lines += [f"Time: {times}"] if times else []
     return lines
@@ -310,6 +312,15 @@ def lock_lines(locks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def list_lines(texts: Mapping[str, str]) -> list[str]:
+    """Return one line for each variable that is a list and was given as a text, with what to type instead."""
+    lines = []
+    for name, text in texts.items():
+        items = [item.strip() for item in text.split(",")] if "," in text else text.split()
+        lines.append(f"{name} is a list, and {text!r} is a text; next: -e '{json.dumps({name: items})}'")
+    return lines
+
+
 def freeze_lines(
     ledgers: Mapping[str, Mapping[str, Any]], locks: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[str]:
@@ -359,6 +370,7 @@ def report(result: Mapping[str, Any], plan: Mapping[str, Any], who: str, why: st
     lines += [
         f"- lost, with consent: {loss_text(entry)}" for entry in plan["database"]["price"] if result["rolled_back"]
     ]
+    lines += [f"- lost, and in no backup: {loss_text(entry)}" for entry in result["not_back"]]
     made = result.get("backups") or ()
     if made:
         lines += ["", "## Backup", "", "| file | size | SHA-256 |", "|---|---|---|"]

@@ -303,6 +303,22 @@ def _portion(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]],
     return chosen
 
 
+def migrating_host(plan: Mapping[str, Any], returned: Sequence[str], tried: Sequence[str] = ()) -> str:
+    """Return the host that takes the database forward again: an API host that went back and has not tried, or ''."""
+    return next(
+        (host for host in returned if host not in tried and plan["hosts"].get(host, {}).get("stop_writers")), ""
+    )
+
+
+def lost_dumps(plan: Mapping[str, Any], backups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the folders, in the order of the plan, in which its run really dumped what was to be lost.
+
+    ``backups`` are database_backup_info's. A try that was killed early has named its dump, and not made it.
+    """
+    made = {backup["path"] for backup in backups if any(dump["kind"] == "lost" for dump in backup["dumps"])}
+    return [path for path in plan["database"]["dumps"] if path in made]
+
+
 def fault_of(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any], gated: bool = False) -> str:
     """Return whose fault it is that a host did not get to the target, from a reading of it after the failure.
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from ansible_collections.connectin.rollback.plugins.module_utils._plan import is_target
 
@@ -47,6 +47,15 @@ def endpoints(
                 endpoint["contains"] = built
             found.append(endpoint)
     return found
+
+
+def asking_host(plan: Mapping[str, Any], failed: Sequence[str]) -> str:
+    """Return the host that polls for the fleet and runs the smoke tests, which want to find all parts of the stack.
+
+    Held hosts (``failed``) are not there any more, the coordinator may be one of them; '' when none is left.
+    """
+    left = [host for host in plan["hosts"] if host not in failed]
+    return next((host for host in left if len(plan["hosts"][host]["components"]) > 1), left[0] if left else "")
 
 
 def problems(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any]) -> list[str]:

@@ -794,7 +794,10 @@ class Reader:
         running = _stack.running_release(self.result["services"], ledger["releases"])
         ledger["previous"] = _ledger.previous(self.entries, running)
         asked = self.params["release"]
-        if asked == "previous":
+        pinned = _lock.pinned(self.result["lock"], self.params["run_id"])
+        if asked == "previous" and pinned:
+            self.result["target"] = pinned
+        elif asked == "previous":
             self.result["target"] = ledger["previous"]
             if not ledger["previous"]:
                 self.refuse(_stack.no_previous_refusal(running or ledger["current"], ledger["releases"]))

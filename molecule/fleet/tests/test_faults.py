@@ -19,9 +19,12 @@ ONLINE = {"release": "v1.0.0", "rollback_batches": ["canary", "50%", "100%"]}
 # With data to lose: the writers stop, app1 is gated alone, then the others start at once.
 LOSSY = {"release": "v1.1.0", "rollback_confirm_data_loss": "v1.1.0"}
 # A target that is sick is found to be so in seconds.
-IMPATIENT = {"rollback_start_deadline": 8, "rollback_health_deadline": 6}
+# Texts, as `-e name=value` gives them.
+IMPATIENT = {"rollback_start_deadline": "8", "rollback_health_deadline": "6"}
 # Two of three hosts may fail.
-TOLERANT = {"rollback_max_failed": 2, "rollback_min_serving": "1"}
+TOLERANT = {"rollback_max_failed": "2", "rollback_min_serving": "1"}
+# What `docker compose` is told to apply migrations, as roles/stack has it.
+MIGRATE = ["run", "--rm", "--no-deps", "-T", "api", "node_modules/.bin/prisma", "migrate", "deploy"]
 REACHED = {"schema": "v1.1.0", "target": "v1.0.0"}
 DOWN = {"schema": "v1.1.0", "target": "v1.1.0"}
 BACK = {"schema": "v1.2.0", "target": "v1.1.0"}
@@ -142,7 +145,12 @@ def test_a_target_that_is_sick_after_data_was_lost_sends_the_database_forward_ag
     files = files_of(fleet)
     # Nobody is sent to app1, so there is nothing it could go back to. The first try is killed when the rows are gone.
     drain(fleet, "app1")
-    lossy = {**LOSSY, "rollback_database_runner": "app2"}
+    deploy, broken_deploy = MIGRATE, [*MIGRATE[:-3], "false"]
+    lossy = {
+        **LOSSY,
+        "rollback_database_runner": "app2",
+        "rollback_migrate_command": f"{{{{ {broken_deploy} if inventory_hostname == 'app2' else {deploy} }}}}",
+    }
     fleet.kill_when("batch 1 (", ROLLBACK, **lossy)
     lossy["rollback_resume"] = lock_of(fleet)
 
@@ -151,10 +159,12 @@ def test_a_target_that_is_sick_after_data_was_lost_sends_the_database_forward_ag
             {"batch 1 (": breaker(fleet, broken, sick_target, "app1")}, ROLLBACK, **lossy, **IMPATIENT
         )
 
-    assert_one_release_serves(fleet, "v1.2.0", run, "restored", held=["app1"], **BACK)
+    # app2, which comes first, cannot run the migrations: app3 does, and app2 serves nobody.
+    assert_one_release_serves(fleet, "v1.2.0", run, "restored", held=["app1", "app2"], **BACK)
     assert fleet.query("select * from reactions order by id") == reactions
     assert [files_of(fleet)[host] == files[host] for host in ("app2", "app3")] == [True, True]
     assert "The database went forward again" in run.text
+    assert "The database did not go forward again from here" in run.text, run.text
 
 
 def test_hosts_that_are_lost_in_mid_switch_are_held_and_picked_up_when_they_are_back(fleet, at):

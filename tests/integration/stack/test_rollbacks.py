@@ -201,14 +201,23 @@ def test_images_that_no_registry_has_are_built_on_the_hosts_while_the_release_be
     at("v1.1.0")
     for host in fleet.hosts:
         fleet.shell(host, "docker image rm -f $(docker images -q '*/connectin/*:v1.0.0')")
-    run = fleet.play("rollback_full.yml", release="v1.0.0", rollback_image_source="build")
+    build = {"release": "v1.0.0", "rollback_image_source": "build"}
+
+    def sources_are_laid_out() -> bool:
+        return all("rollback" in fleet.shell(host, "git -C /srv/connectin worktree list") for host in fleet.hosts)
+
+    # Killed while it builds, it is taken up again although the sources lie there.
+    fleet.kill_when("] Prepare", "rollback_full.yml", once=sources_are_laid_out, **build)
+    build["rollback_resume"] = json.loads(fleet.shell("app1", "cat /var/lib/connectin-rollback/lock.json"))["run_id"]
+    run = fleet.play("rollback_full.yml", **build)
     assert run.rc == 0, run.text
+    del build["rollback_resume"]
     for host, address in fleet.hosts.items():
         assert fleet.health(host)[1]["version"] == "v1.0.0"
         assert fleet.get(f"http://{address}:3111/_next/static/v1.0.0/_buildManifest.js")[0] == 200
         assert fleet.head(host) == "v1.0.0"
         assert "connectin-rollback" not in fleet.shell(host, "git -C /srv/connectin worktree list")
-    again = fleet.play("rollback_full.yml", release="v1.0.0", rollback_image_source="build")
+    again = fleet.play("rollback_full.yml", **build)
     assert (again.rc, again.changed()) == (0, 0), again.text
 
 

@@ -139,3 +139,18 @@ def test_breaking_no_lock_changes_nothing():
 
 def test_times_are_whole_seconds_in_utc():
     assert _lock.to_iso(NOW + 0.9) == "2026-05-04T03:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("lock", "run_id", "expected"),
+    [
+        ({"run_id": "r1", "reason": "rollback to v1.1.0: 503s"}, "r1", "v1.1.0"),
+        ({"run_id": "r1", "reason": "rollback to v1.1.0"}, "r1", "v1.1.0"),
+        ({"run_id": "r1", "reason": "rollback to v1.1.0"}, "r2", ""),
+        ({"run_id": "r1", "reason": "restore of a backup"}, "r1", ""),
+        ({"run_id": "", "reason": ""}, "", ""),
+        ({}, "r1", ""),
+    ],
+)
+def test_the_lock_of_a_run_names_its_target(lock, run_id, expected):
+    assert _lock.pinned(lock, run_id) == expected

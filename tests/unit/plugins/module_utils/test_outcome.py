@@ -463,6 +463,11 @@ def test_a_host_that_was_restored_and_did_not_fail_has_nothing_to_be_typed_for()
         ({"policy": "down"}, (RENAME,), f"{AGAIN} -e rollback_migrations=down"),
         ({"excluded": {"app3": "", "app4": ""}}, (RENAME,), f"{AGAIN} -e rollback_exclude=app3,app4"),
         ({"policy": "keep"}, (), f"{AGAIN} -e rollback_migrations=keep"),
+        (
+            {"parts": ("application", "frontend"), "policy": "keep"},
+            (),
+            AGAIN + """ -e '{"rollback_parts": ["application", "frontend"]}' -e rollback_migrations=keep""",
+        ),
     ],
 )
 def test_the_same_rollback_is_typed_with_what_made_it(changes, rolled_back, expected):

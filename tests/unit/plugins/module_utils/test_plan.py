@@ -520,6 +520,17 @@ def test_a_limited_run_is_refused_and_names_the_hosts_that_it_leaves_out():
     assert entry["next"].endswith("-e rollback_exclude=app2,app3")
 
 
+def test_a_host_that_failed_before_it_was_read_is_a_refusal():
+    entry = refused(plan(unread=("app2",)), "variables")
+    assert (entry["host"], entry["next"]) == ("app2", "mend them, and look: ansible-inventory --host app2")
+
+
+def test_a_host_that_is_excluded_where_plays_do_not_see_it_is_a_refusal():
+    made = plan({"app1": stack(), "app2": stack()}, excluded={"app2": ""})
+    entry = refused(made, "exclude_unseen")
+    assert (entry["host"], entry["next"].rpartition(": ")[2]) == ("app2", "-e rollback_exclude=app2")
+
+
 def test_an_excluded_host_that_may_still_serve_is_a_refusal():
     entry = refused(plan(excluded={"app2": "the load balancer says UP"}), "exclude_serving")
     assert entry["host"] == "app2"
@@ -584,16 +595,20 @@ def resumed() -> dict:
 def test_a_run_that_is_taken_up_again_keeps_its_target():
     entry = refused(plan({"app1": resumed()}, release="v1.0.0", consent="v1.0.0"), "pinned")
     assert entry["next"] == "-e release=v1.1.0"
-    moved_on = resumed()
-    # The hosts that are there already call another release previous.
-    moved_on["target"] = "v1.2.0"
     for release in ("v1.1.0", "previous"):
-        made = plan({"app1": moved_on}, release=release)
+        made = plan({"app1": resumed()}, release=release)
         assert "pinned" not in codes(made)
         assert made["release"] == "v1.1.0"
     other = resumed()
     other["lock"]["run_id"] = "another"
     assert plan({"app1": other}, release="v1.0.0", consent="v1.0.0")["release"] == "v1.0.0"
+
+
+def test_a_host_that_calls_another_release_previous_by_now_is_not_taken_there():
+    moved_on = stack(target="v1.0.0")
+    entry = refused(plan({"app1": resumed(), "app2": moved_on}, release="previous"), "pinned")
+    assert (entry["host"], entry["next"]) == ("app2", "-e release=v1.1.0")
+    assert "v1.0.0" in entry["message"]
 
 
 def test_writers_that_would_not_be_started_again_are_a_refusal_where_the_database_goes_down():

@@ -52,6 +52,22 @@ def outcome(made=None, failures=None, now=None, rolled_back=(REACTIONS, RENAME),
     return _outcome.outcome(made, failures, after, values)
 
 
+# Variables
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("application,frontend", '["application", "frontend"]'),
+        ("25", '["25"]'),
+        ("lbctl drain app1", '["lbctl", "drain", "app1"]'),
+    ],
+)
+def test_a_list_that_is_a_text_is_told_with_what_to_type(text, items):
+    (line,) = _report.list_lines({"rollback_x": text})
+    assert line == f"""rollback_x is a list, and {text!r} is a text; next: -e '{{"rollback_x": {items}}}'"""
+
+
 # Tables
 
 
@@ -341,6 +357,17 @@ def test_a_database_that_went_forward_again_is_told_and_not_called_rolled_back()
     assert "The database went forward again with the migrations of the release from before." in lines
     assert not any("rolled back: 2025" in line for line in lines)
     assert not any("restore_backup" in line for line in lines)
+
+
+def test_what_was_lost_without_a_dump_is_told_when_the_database_went_forward_again():
+    made = plan()
+    assert made["database"]["lost"] and not made["database"]["dumps"]
+    now = {"app1": stack(), "app2": stack()}
+    result = outcome(made, failures={"app1": [RESET]}, now=now, forward=True)
+    (line,) = [line for line in _report.outcome_lines(result) if line.startswith("Lost, and in no backup: ")]
+    assert "3 rows of public.reactions" in line
+    assert f"- lost, and in no backup: {line.partition(': ')[2]}" in report(result, made)
+    assert not [line for line in _report.outcome_lines(outcome(made)) if line.startswith("Lost")]
 
 
 # The report

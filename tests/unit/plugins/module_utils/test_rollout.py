@@ -609,3 +609,37 @@ def test_a_target_that_serves_since_an_earlier_try_is_not_bad_where_another_host
     assert judged(taken_up("h2", "h3", out=True), h1="target") == "restore"
     offline = {**taken_up("h2", "h3"), "online": False}
     assert judged(offline, h1="target") == "restore"
+
+
+# The database forward again
+
+
+def test_an_api_host_that_went_back_takes_the_database_forward_and_the_next_one_when_it_cannot():
+    plan = fleet("web", "api", "both", undo=True)
+
+    assert _rollout.migrating_host(plan, ["h1", "h2", "h3"]) == "h2"
+    assert _rollout.migrating_host(plan, ["h1", "h2", "h3"], tried=["h2"]) == "h3"
+    assert _rollout.migrating_host(plan, ["h3"], tried=["h2"]) == "h3"
+
+
+def test_no_host_takes_the_database_forward_that_has_no_api_did_not_go_back_or_tried():
+    plan = fleet("web", "api", "both", undo=True)
+
+    assert _rollout.migrating_host(plan, ["h1"]) == ""
+    assert _rollout.migrating_host(plan, ["h2", "h3"], tried=["h2", "h3"]) == ""
+    # The load balancer's host, which is in the run and not in the plan.
+    assert _rollout.migrating_host(plan, ["lb", "h3"]) == "h3"
+
+
+def test_only_dumps_that_were_made_of_what_was_lost_are_put_back_in_the_order_of_the_plan():
+    plan = {"database": {"dumps": ["/b/second", "/b/killed", "/b/first"]}}
+    lost, whole = {"kind": "lost"}, {"kind": "all"}
+    backups = [
+        {"path": "/b/first", "dumps": [whole, lost]},
+        {"path": "/b/second", "dumps": [lost]},
+        {"path": "/b/killed", "dumps": [whole]},
+        {"path": "/b/of another run", "dumps": [lost]},
+    ]
+
+    assert _rollout.lost_dumps(plan, backups) == ["/b/second", "/b/first"]
+    assert _rollout.lost_dumps(plan, []) == []

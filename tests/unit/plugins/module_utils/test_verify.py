@@ -38,6 +38,25 @@ def after() -> dict:
     return stack(runs="v1.1.0")
 
 
+# Who asks
+
+
+@pytest.mark.parametrize(
+    ("failed", "asks"),
+    [
+        pytest.param([], "h2", id="the first with all parts"),
+        pytest.param(["h2"], "h3", id="the next with all parts"),
+        pytest.param(["h2", "h3"], "h1", id="any that is left"),
+        pytest.param(["h1", "h2", "h3"], "", id="nobody is left"),
+    ],
+)
+def test_the_host_that_asks_has_all_parts_and_was_not_held(failed, asks):
+    hosts = {"h1": ["application"], "h2": ["application", "frontend"], "h3": ["application", "frontend"]}
+    made = {"hosts": {host: {"components": parts} for host, parts in hosts.items()}}
+
+    assert _verify.asking_host(made, failed) == asks
+
+
 # Endpoints
 
 

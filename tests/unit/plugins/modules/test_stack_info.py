@@ -180,6 +180,14 @@ def test_previous_is_the_newest_good_release_of_the_ledger(host, run):
     assert "no_previous" not in codes(result)
 
 
+def test_previous_is_the_target_of_the_run_that_is_taken_up_again(host, run):
+    ledger(host, {"release": "v1.0.0", "verdict": "good"}, {"release": "v1.1.0", "verdict": "good"})
+    own = _lock.Lock(True, "r1", "alice", "rollback to v1.1.0: 503s", "2026-01-01T00:00:00Z", "2999-01-01T00:00:00Z")
+    (host / "state" / "lock.json").write_text(own.as_text())
+    assert run(release="previous", run_id="r1")[1]["target"] == "v1.1.0"
+    assert run(release="previous", run_id="r2")[1]["target"] == "v1.0.0"
+
+
 def test_a_freeze_is_told_until_it_is_lifted(host, run):
     entries = [_ledger.Entry(kind="freeze", release="v1.1.0", at="then", who="alice", why="503", run_id="r1")]
     (host / "state" / "ledger.jsonl").write_text(entries[0].as_line())
