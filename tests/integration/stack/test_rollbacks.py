@@ -331,6 +331,33 @@ def test_the_database_does_not_go_down_when_what_gets_lost_cannot_be_dumped(flee
     assert_serves(fleet, "v1.1.0")
 
 
+REFUSES_ALTER = """
+CREATE FUNCTION public.refuse() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''not today''; END';
+CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION public.refuse();
+"""
+
+
+@pytest.mark.long
+def test_on_a_database_that_is_halfway_down_no_try_starts_the_writers_of_the_release_before(fleet, at):
+    at("v1.2.0")
+    fleet.psql(REFUSES_ALTER)
+    each = {**CONSENT, "rollback_transaction": "each"}
+
+    # The first one commits the newest migration, and neither gets the other one down.
+    for _ in range(2):
+        run = fleet.play("rollback_full.yml", **each)
+        assert run.rc == 4 and "UNRESOLVED" in run.text, run.text
+        assert [name for name, back in fleet.rows().items() if back] == ["20250304090000_create_reactions"]
+        for host in fleet.hosts:
+            assert fleet.shell(host, "docker ps -aq --filter label=com.docker.compose.service=api") == "", host
+
+    fleet.psql("DROP EVENT TRIGGER refuse; DROP FUNCTION public.refuse();")
+    run = fleet.play("rollback_full.yml", **each)
+    assert run.rc == 0, run.text
+    assert_serves(fleet, "v1.1.0")
+    assert fleet.catalog() == fleet.catalog("connectin_ref_v1_1_0")
+
+
 def test_a_host_that_is_lost_while_it_dumps_ends_the_run_at_once_and_nothing_was_changed(fleet, at):
     at("v1.2.0")
     fleet.react(3)
