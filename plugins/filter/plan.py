@@ -244,6 +244,7 @@ class FilterModule:
             "restore_doubts": restore_doubts,
             "migrating_host": _rollout.migrating_host,
             "lost_dumps": _rollout.lost_dumps,
+            "writers_may_start": _rollout.writers_may_start,
             "collect": collect,
             "poll_failures": poll_failures,
             "failures_by_host": failures_by_host,

@@ -29,7 +29,7 @@ class Options:
     """What the operator and the inventory say.
 
     ``components`` maps each host to the parts it carries; ``missing`` are hosts of the fleet that a limit cut off,
-    ``unread`` those that failed before they could be read;
+    ``unread`` those that failed by themselves before there was a plan;
     ``excluded`` maps excluded hosts to "" when out of rotation, else to the reason why that is not shown; ``drained``
     are the others that the load balancer says are out of it, True for those that are out of all of it.
     """
@@ -45,6 +45,7 @@ class Options:
     missing: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     excluded: Mapping[str, str] = field(default_factory=dict)
+    excluding: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by host, what its rollback_exclude names
     project_dirs: Mapping[str, str] = field(default_factory=dict)  # by host
     image_source: str = "registry"
     writers: tuple[str, ...] = ()  # Compose services that write to the database
@@ -388,12 +389,13 @@ def _fleet_refusals(stacks: Mapping[str, Any], options: Options) -> list[dict[st
             refusal(
                 host,
                 "variables",
-                "its variables could not be used, so it was not read; the task that failed above says what is wrong",
+                "a task failed on it before there was a plan, as said above: mostly its variables cannot be used",
                 f"mend them, and look: ansible-inventory --host {host}",
             )
         )
-    for host, doubt in options.excluded.items():
-        if host in stacks:
+    named = {name for names in options.excluding.values() for name in names}
+    for host in stacks:
+        if host in named:
             found.append(
                 refusal(
                     host,
@@ -402,7 +404,8 @@ def _fleet_refusals(stacks: Mapping[str, Any], options: Options) -> list[dict[st
                     f"take it out of the inventory, and give it to the run: -e rollback_exclude={host}",
                 )
             )
-        elif doubt:
+    for host, doubt in options.excluded.items():
+        if doubt and host not in stacks:
             found.append(
                 refusal(
                     host,
@@ -604,6 +607,7 @@ def _plan_database(
         "backup": None,
         "warnings": [],
         "before": [],
+        "rolled_back": [],
         "target_migrations": None,
     }
     if database is None:
@@ -615,6 +619,7 @@ def _plan_database(
         return plan
     info = database["info"]
     plan["before"] = list(info["applied"])
+    plan["rolled_back"] = [row["name"] for row in info["migrations"] if row["state"] == "rolled_back"]
     if not release:
         return plan
     if not info.get("initialized", True):

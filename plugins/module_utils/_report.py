@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
@@ -313,12 +315,24 @@ def lock_lines(locks: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def list_lines(texts: Mapping[str, str]) -> list[str]:
-    """Return one line for each variable that is a list and was given as a text, with what to type instead."""
+    """Return one line for each variable that is a list and was given as a text, with what to write instead."""
     lines = []
     for name, text in texts.items():
-        items = [item.strip() for item in text.split(",")] if "," in text else text.split()
-        lines.append(f"{name} is a list, and {text!r} is a text; next: -e '{json.dumps({name: items})}'")
+        if name.endswith("_command"):
+            # Its value is that of one host by now, and would be wrong for all others.
+            then = f"write it as a list of words where it is set: {name}: [first, second]"
+        else:
+            then = "-e " + shlex.quote(json.dumps({name: _items(text)}))
+        lines.append(f"{name} is a list, and was given as a text; next: {then}")
     return lines
+
+
+def _items(text: str) -> list[Any]:
+    """Return what somebody meant who wrote a list as a text: JSON, or what stands between commas."""
+    with contextlib.suppress(ValueError):
+        meant = json.loads(text)
+        return meant if isinstance(meant, list) else [str(meant)]
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def freeze_lines(

@@ -310,6 +310,22 @@ def migrating_host(plan: Mapping[str, Any], returned: Sequence[str], tried: Sequ
     )
 
 
+def writers_may_start(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any]) -> bool:
+    """Return whether a host's writers of the release from before start again where this try took nothing down.
+
+    Not on a database that an earlier try took down in part, nor on a host that an earlier run holds.
+    """
+    entry, database = plan["hosts"][host], plan["database"]
+    if not entry["stop_writers"] or set(database["undone"]) - {choice["name"] for choice in database["down"]}:
+        return False
+    writers = [service for service in entry["services"].values() if service["part"] == "application"]
+    if any(service["before_state"] != "absent" for service in writers):
+        return True
+    # No writer ran when this run began: the checkout's migrations tell whether an earlier one went further.
+    known = (reading.get("git") or {}).get("head_migrations") or ()
+    return not entry["out"] and not set(known) & set(database["rolled_back"])
+
+
 def lost_dumps(plan: Mapping[str, Any], backups: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the folders, in the order of the plan, in which its run really dumped what was to be lost.
 

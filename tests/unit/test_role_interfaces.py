@@ -54,6 +54,11 @@ def test_defaults_and_argument_specs_name_the_same_values(role):
     }
 
 
+def test_every_list_is_among_those_that_may_not_be_a_text():
+    lists = {name for name, option in options("stack").items() if option["type"] == "list"}
+    assert set(read(CHECKOUT / "roles/stack/vars/main.yml")["__rollback_lists"]) == lists
+
+
 def stripped(value):
     """Return a value without the line end that a folded string carries."""
     return value.strip() if isinstance(value, str) else value

@@ -331,27 +331,42 @@ def test_the_database_does_not_go_down_when_what_gets_lost_cannot_be_dumped(flee
     assert_serves(fleet, "v1.1.0")
 
 
-REFUSES_ALTER = """
-CREATE FUNCTION public.refuse() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''not today''; END';
-CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION public.refuse();
+# What happens to every change of a table: it takes its time, or is refused.
+ON_ALTER = """
+CREATE OR REPLACE FUNCTION public.on_alter() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN {does}; END';
+"""
+WHEN_ALTERED = """
+CREATE EVENT TRIGGER on_alter ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION public.on_alter();
 """
 
 
 @pytest.mark.long
-def test_on_a_database_that_is_halfway_down_no_try_starts_the_writers_of_the_release_before(fleet, at):
+@pytest.mark.parametrize("killed", [False, True], ids=["the first try fails", "the first try is killed"])
+def test_on_a_database_that_is_halfway_down_no_try_starts_the_writers_of_the_release_before(fleet, at, killed):
     at("v1.2.0")
-    fleet.psql(REFUSES_ALTER)
-    each = {**CONSENT, "rollback_transaction": "each"}
+    halfway, each = ["20250304090000_create_reactions"], {**CONSENT, "rollback_transaction": "each"}
 
+    def gone() -> list[str]:
+        return [name for name, back in fleet.rows().items() if back]
+
+    fleet.psql(
+        ON_ALTER.format(does="PERFORM pg_sleep(60)" if killed else "RAISE EXCEPTION ''not today''") + WHEN_ALTERED
+    )
     # The first one commits the newest migration, and neither gets the other one down.
-    for _ in range(2):
-        run = fleet.play("rollback_full.yml", **each)
+    if killed:
+        fleet.kill_when("] Migrate down", "rollback_full.yml", once=lambda: gone() == halfway, **each)
+        fleet.psql("select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'")
+        fleet.psql(ON_ALTER.format(does="RAISE EXCEPTION ''not today''"))
+        each["rollback_resume"] = json.loads(fleet.shell("app1", "cat /var/lib/connectin-rollback/lock.json"))["run_id"]
+    tries = [fleet.play("rollback_full.yml", **each) for _ in range(1 if killed else 2)]
+    for run in tries:
         assert run.rc == 4 and "UNRESOLVED" in run.text, run.text
-        assert [name for name, back in fleet.rows().items() if back] == ["20250304090000_create_reactions"]
-        for host in fleet.hosts:
-            assert fleet.shell(host, "docker ps -aq --filter label=com.docker.compose.service=api") == "", host
+    assert gone() == halfway
+    for host in fleet.hosts:
+        assert fleet.shell(host, "docker ps -aq --filter label=com.docker.compose.service=api") == "", host
 
-    fleet.psql("DROP EVENT TRIGGER refuse; DROP FUNCTION public.refuse();")
+    fleet.psql("DROP EVENT TRIGGER on_alter; DROP FUNCTION public.on_alter();")
+    each.pop("rollback_resume", None)
     run = fleet.play("rollback_full.yml", **each)
     assert run.rc == 0, run.text
     assert_serves(fleet, "v1.1.0")

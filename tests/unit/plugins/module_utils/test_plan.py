@@ -526,7 +526,7 @@ def test_a_host_that_failed_before_it_was_read_is_a_refusal():
 
 
 def test_a_host_that_is_excluded_where_plays_do_not_see_it_is_a_refusal():
-    made = plan({"app1": stack(), "app2": stack()}, excluded={"app2": ""})
+    made = plan({"app1": stack(), "app2": stack()}, excluding={"app1": [], "app2": ["app2", "app3"]})
     entry = refused(made, "exclude_unseen")
     assert (entry["host"], entry["next"].rpartition(": ")[2]) == ("app2", "-e rollback_exclude=app2")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from datetime import datetime, timezone
 
 import pytest
@@ -58,14 +60,23 @@ def outcome(made=None, failures=None, now=None, rolled_back=(REACTIONS, RENAME),
 @pytest.mark.parametrize(
     ("text", "items"),
     [
-        ("application,frontend", '["application", "frontend"]'),
-        ("25", '["25"]'),
-        ("lbctl drain app1", '["lbctl", "drain", "app1"]'),
+        ("application, frontend", ["application", "frontend"]),
+        ("25", ["25"]),
+        ('["canary", "25%"]', ["canary", "25%"]),
+        ("it's", ["it's"]),
     ],
 )
 def test_a_list_that_is_a_text_is_told_with_what_to_type(text, items):
     (line,) = _report.list_lines({"rollback_x": text})
-    assert line == f"""rollback_x is a list, and {text!r} is a text; next: -e '{{"rollback_x": {items}}}'"""
+    said, _, command = line.partition("; next: ")
+    assert said == "rollback_x is a list, and was given as a text"
+    option, value = shlex.split(command)
+    assert (option, json.loads(value)) == ("-e", {"rollback_x": items})
+
+
+def test_a_command_that_is_a_text_is_not_repeated_with_the_name_of_one_host_in_it():
+    (line,) = _report.list_lines({"rollback_drain_command": "lbctl drain app1"})
+    assert line.endswith("where it is set: rollback_drain_command: [first, second]") and "app1" not in line
 
 
 # Tables

@@ -631,6 +631,36 @@ def test_no_host_takes_the_database_forward_that_has_no_api_did_not_go_back_or_t
     assert _rollout.migrating_host(plan, ["lb", "h3"]) == "h3"
 
 
+def test_the_writers_start_again_on_the_database_that_they_know():
+    plan = fleet("both", "web", undo=True)
+    known = {"git": {"head_migrations": [INIT, POSTS, "20250304_more"]}}
+
+    assert _rollout.writers_may_start(plan, "h1", known)
+    assert not _rollout.writers_may_start(plan, "h2", known), "it has none"
+    # An earlier try of this run had committed a migration.
+    plan["database"]["undone"].append("20250305_gone")
+    assert not _rollout.writers_may_start(plan, "h1", known)
+
+
+@pytest.mark.parametrize(
+    ("rolled_back", "out", "expected"),
+    [
+        pytest.param([], False, True, id="an earlier run stopped them, and changed nothing"),
+        pytest.param(["20250304_more"], False, False, id="an earlier run took one of their migrations down"),
+        pytest.param(["20250101_other"], False, True, id="what went down is none of theirs"),
+        pytest.param([], True, False, id="an earlier run holds the host"),
+    ],
+)
+def test_where_no_writer_ran_it_is_seen_by_the_database_and_the_rotation_whether_they_start(rolled_back, out, expected):
+    plan = fleet("api", undo=True)
+    plan["hosts"]["h1"]["services"]["api"]["before_state"] = "absent"
+    plan["hosts"]["h1"]["out"] = out
+    plan["database"]["rolled_back"] = rolled_back
+    known = {"git": {"head_migrations": [INIT, POSTS, "20250304_more"]}}
+
+    assert _rollout.writers_may_start(plan, "h1", known) == expected
+
+
 def test_only_dumps_that_were_made_of_what_was_lost_are_put_back_in_the_order_of_the_plan():
     plan = {"database": {"dumps": ["/b/second", "/b/killed", "/b/first"]}}
     lost, whole = {"kind": "lost"}, {"kind": "all"}
