@@ -126,7 +126,8 @@ def make_plan(
         "warnings": list(database_plan.pop("warnings")) + _warnings(good, options),
         # What was begun is brought to its end, be it only that its lock is given back.
         "changed": undo or any(host["change"] for host in hosts.values()) or bool(earlier),
-        "resumed": bool(earlier),
+        # What a run has kept by itself a moment ago, when it plans again, is no earlier try.
+        "resumed": bool(earlier) and options.resumes,
         "again": {name: str(value) for name, value in options.again.items() if value != DEFAULTS.get(name, "")},
         "candidates": [] if release else candidates(good, database),
     }

@@ -1133,7 +1133,8 @@ def test_every_host_keeps_what_a_run_needs_that_takes_this_one_up():
     assert list(kept["hosts"]) == ["app2"] and kept["database"] == first["database"]
     # The coordinator is gone for good.
     reading = {**stack(runs="v1.1.0"), "run": {"plan": json.loads(json.dumps(kept))}}
-    made = plan({"app2": reading}, history(migration(INIT), migration(POSTS)))
+    assert plan({"app2": reading}, history(migration(INIT), migration(POSTS)))["resumed"] is False
+    made = plan({"app2": reading}, history(migration(INIT), migration(POSTS)), resumes=True)
     assert made["resumed"] is True
     assert made["database"]["undone"] == [REACTED["name"], RENAMED["name"]]
     assert made["hosts"]["app2"]["before"] == "v1.2.0"
