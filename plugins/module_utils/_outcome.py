@@ -12,13 +12,11 @@ import json
 from typing import Any, Mapping, Sequence
 
 from ansible_collections.connectin.rollback.plugins.module_utils import _rollout
-from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
+from ansible_collections.connectin.rollback.plugins.module_utils._stack import PARTS, release_of
 
 # The target serves everywhere; on all but hosts that are out of rotation; the release from before serves again;
 # nothing was switched; nobody can say that one release serves.
 REACHED, HELD, RESTORED, FAILED, UNRESOLVED = "reached", "held", "restored", "failed", "unresolved"
-
-PARTS = ("application", "database", "frontend")
 
 # What a host serves: the target, the release from before, parts that are the same in both, something else, nothing,
 # or what nobody could read.

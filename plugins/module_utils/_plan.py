@@ -18,7 +18,7 @@ from typing import Any, Mapping, Sequence
 
 from ansible_collections.connectin.rollback.plugins.module_utils import _lock, _rollout
 from ansible_collections.connectin.rollback.plugins.module_utils._migration_policy import Choice, choose
-from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of, runs_image
+from ansible_collections.connectin.rollback.plugins.module_utils._stack import PARTS, release_of, runs_image
 
 # What both git and an image registry accept as a tag (distribution reference grammar: 128 characters at most).
 RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -900,7 +900,7 @@ def _plan_host(
             "change": bool(release) and wanted and not there,
             "overlap": _overlap(service, part, options),
         }
-    full = {"application", "database", "frontend"} <= set(options.parts)
+    full = set(PARTS) <= set(options.parts)
     checkout = full and bool(release) and git.get("head") != git.get("target_commit")
     writers = bool(database_plan["down"]) and "application" in options.components[host]
     # Held by an earlier run, or left drained when that was killed: this one takes it back into rotation.

@@ -314,15 +314,17 @@ def lock_lines(locks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def list_lines(texts: Mapping[str, str]) -> list[str]:
-    """Return one line for each variable that is a list and was given as a text, with what to write instead."""
+def list_lines(lists: Mapping[str, Any]) -> list[str]:
+    """Return one line for each variable that has to be a list and was given as a text, with what to write instead."""
     lines = []
-    for name, text in texts.items():
+    for name, value in lists.items():
+        if not isinstance(value, str):
+            continue
         if name.endswith("_command"):
             # Its value is that of one host by now, and would be wrong for all others.
             then = f"write it as a list of words where it is set: {name}: [first, second]"
         else:
-            then = "-e " + shlex.quote(json.dumps({name: _items(text)}))
+            then = "-e " + shlex.quote(json.dumps({name: _items(value)}))
         lines.append(f"{name} is a list, and was given as a text; next: {then}")
     return lines
 

@@ -17,6 +17,9 @@ SERVICE_LABEL = "com.docker.compose.service"
 ONEOFF_LABEL = "com.docker.compose.oneoff"
 WORKING_DIR_LABEL = "com.docker.compose.project.working_dir"
 
+# The parts of a stack, each of which can go back by itself.
+PARTS = ("application", "database", "frontend")
+
 # Of several containers of one service the liveliest tells how it does.
 _STATES = ("running", "restarting", "paused", "created", "exited", "removing", "dead")
 

@@ -67,7 +67,7 @@ def outcome(made=None, failures=None, now=None, rolled_back=(REACTIONS, RENAME),
     ],
 )
 def test_a_list_that_is_a_text_is_told_with_what_to_type(text, items):
-    (line,) = _report.list_lines({"rollback_x": text})
+    (line,) = _report.list_lines({"rollback_x": text, "rollback_y": ["application"], "rollback_z": []})
     said, _, command = line.partition("; next: ")
     assert said == "rollback_x is a list, and was given as a text"
     option, value = shlex.split(command)
