@@ -946,6 +946,7 @@ def _warnings(good: Mapping[str, Mapping[str, Any]], options: Options) -> list[s
                     found.append(
                         f"{host}: {name} has {key}, so pages of the release before lose their assets with the switch"
                     )
+        found += [f"{host}: {line}" for line in _called_directly(stack, host, options)]
     clocks = [stack["clock"] for stack in good.values() if stack.get("clock")]
     if clocks and max(clocks) - min(clocks) > 300:
         found.append(f"the hosts' clocks differ by {max(clocks) - min(clocks):.0f} s")
@@ -953,6 +954,21 @@ def _warnings(good: Mapping[str, Mapping[str, Any]], options: Options) -> list[s
         differs = stack.get("env", {}).get("differs")
         if differs:
             found.append(f"{host}: .env is not what it was with the target; it differs in {', '.join(differs)}")
+    return found
+
+
+def _called_directly(stack: Mapping[str, Any], host: str, options: Options) -> list[str]:
+    """Return who calls a service past the proxy, which can drain only what goes through it."""
+    if options.switch != "start_first":
+        return []
+    found = []
+    for part, name in options.services.items():
+        defined = (stack["services"].get(name) or {}).get("definition") or {}
+        if defined.get("callers") and part in options.parts and part in options.components[host]:
+            found.append(
+                f"{', '.join(defined['callers'])} calls {name} by its name, past the proxy, so a request between them "
+                "may be lost in the switch; let it call the proxy, see docs/switch.md"
+            )
     return found
 
 

@@ -73,7 +73,18 @@ def read_project(rendered: str) -> Project:
     return Project(
         str(config.get("name") or ""),
         {name: str((svc or {}).get("image") or "") for name, svc in services.items()},
-        {name: definition(svc or {}) for name, svc in services.items()},
+        {name: {**definition(svc or {}), "callers": callers(name, services)} for name, svc in services.items()},
+    )
+
+
+def callers(service: str, services: Mapping[str, Any]) -> list[str]:
+    """The other services whose environment has a URL with this one's name as its host, sorted."""
+    url = re.compile(rf"://(?:[^/@\s]*@)?{re.escape(service)}(?![\w.-])")
+    return sorted(
+        name
+        for name, other in services.items()
+        if name != service
+        and any(url.search(str(value)) for value in ((other or {}).get("environment") or {}).values())
     )
 
 

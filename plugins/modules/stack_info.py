@@ -241,6 +241,11 @@ services:
         read_only:
           description: Whether the container's root filesystem is read-only.
           type: bool
+        callers:
+          description: The other services whose environment has a URL with this one's name as its host.
+          type: list
+          elements: str
+          sample: [web]
     build_id:
       description: >-
         The content of C(build_id_path) in the container, for kept builds that of the one that is linked; empty when

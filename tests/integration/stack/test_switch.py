@@ -68,6 +68,7 @@ def test_a_host_behind_a_proxy_goes_back_without_one_lost_request(fleet, at):
         run = fleet.play("rollback_full.yml", release="v1.0.0", **START_FIRST, **NO_WATCH)
     assert run.rc == 0, run.text
     assert load.result.failed == 0 and load.result.total > 300, "\n".join(load.result.lines())
+    assert "past the proxy" not in run.text
     for host in fleet.hosts:
         assert containers(fleet, "api", host) == containers(fleet, "web", host) == ["v1.0.0 running"]
         assert drained_places(fleet, host) == []

@@ -12,6 +12,7 @@ from rollback_readings import container, history, stack
 
 PARTS = ("application", "database", "frontend")
 DEFINED = {"published": [], "host_network": False, "container_name": "", "replicas": 1, "read_only": False}
+CALLED = {**DEFINED, "callers": ["web"]}
 
 
 def reading(runs="v1.2.0", web=None, api=None):
@@ -125,5 +126,40 @@ def test_the_rendered_project_tells_what_decides_how_a_container_is_replaced():
         "container_name": "site",
         "replicas": 2,
         "read_only": True,
+        "callers": [],
     }
-    assert found["api"] == {**DEFINED, "host_network": True}
+    assert found["api"] == {**DEFINED, "host_network": True, "callers": []}
+
+
+@pytest.mark.parametrize(
+    "url, found",
+    [
+        ("http://api:5007", ["web"]),
+        ("http://api", ["web"]),
+        ("http://user:word@api/v1", ["web"]),
+        ("http://one:1,http://api:2", ["web"]),
+        ("http://proxy:5007/api", []),
+        ("http://api.example.com", []),
+        ("http://api-two:5007", []),
+        ("http://my-api:5007", []),
+        ("api", []),
+        (None, []),
+    ],
+)
+def test_who_calls_a_service_by_its_name_is_seen_in_the_environments_urls(url, found):
+    services = {"api": {"environment": {"SELF": "http://api:5007"}}, "web": {"environment": {"API_URL": url}}}
+    rendered = json.dumps({"name": "app", "services": services})
+    assert _stack.read_project(rendered).definitions["api"]["callers"] == found
+
+
+def test_the_plan_warns_of_who_calls_past_the_proxy_where_that_is_to_drain():
+    def warned(**changes):
+        return [line for line in plan(reading(api=CALLED), **changes)["warnings"] if "past the proxy" in line]
+
+    assert warned() == [
+        "app1: web calls api by its name, past the proxy, so a request between them may be lost in the switch; let it "
+        "call the proxy, see docs/switch.md"
+    ]
+    assert warned(switch="stop_first") == []
+    assert warned(parts=("frontend",)) == []
+    assert warned(components={"app1": ["frontend"]}) == []
