@@ -11,6 +11,9 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.connectin.rollback.plugins.module_utils import (
     _outcome,
     _plan,
+    _plan_database,
+    _plan_earlier,
+    _plan_options,
     _report,
     _rollout,
     _rotation,
@@ -19,11 +22,11 @@ from ansible_collections.connectin.rollback.plugins.module_utils import (
 from ansible_collections.connectin.rollback.plugins.module_utils._stack import release_of
 
 
-def _options(raw: Mapping[str, Any]) -> _plan.Options:
+def _options(raw: Mapping[str, Any]) -> _plan_options.Options:
     if raw["policy"] not in ("auto", "keep", "down"):
         raise AnsibleFilterError(f"rollback_migrations is auto, keep or down, not {raw['policy']!r}")
     lists = ("parts", "missing", "unread", "writers", "batches")
-    return _plan.Options(**{**raw, **{name: tuple(raw[name]) for name in lists if name in raw}})
+    return _plan_options.Options(**{**raw, **{name: tuple(raw[name]) for name in lists if name in raw}})
 
 
 def make_plan(
@@ -34,7 +37,7 @@ def make_plan(
         if importlib.util.find_spec("jmespath") is None:
             # The gates poll from here, and would call every host unhealthy.
             missing = "Python's jmespath is not on the controller, so nothing can be polled"
-            plan["refusals"].append(_plan.refusal("fleet", "jmespath_missing", missing, "pip install jmespath"))
+            plan["refusals"].append(_plan_options.refusal("fleet", "jmespath_missing", missing, "pip install jmespath"))
         return plan
     except _rollout.RolloutError as error:
         raise AnsibleFilterError(str(error)) from error
@@ -56,7 +59,7 @@ def begun(plan: Mapping[str, Any], host: str) -> dict[str, Any]:
 
 
 def plan_to_keep(plan: Mapping[str, Any], host: str) -> dict[str, Any]:
-    return _plan.plan_to_keep(plan, host)
+    return _plan_earlier.plan_to_keep(plan, host)
 
 
 def fault_of(plan: Mapping[str, Any], host: str, reading: Mapping[str, Any], gated: bool = False) -> str:
@@ -85,7 +88,7 @@ def known_migrations(stacks: Mapping[str, Any], release: str) -> list[str] | Non
     """Return the migrations the target contains; without a target, those that every recorded release contains."""
     good = {host: stack for host, stack in stacks.items() if stack.get("services") is not None}
     if release:
-        return _plan.target_migrations(good, release)
+        return _plan_database.target_migrations(good, release)
     recorded = [
         set(entry["migrations"])
         for stack in good.values()

@@ -14,7 +14,7 @@ from typing import Any, Mapping, Sequence
 from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _rollout
 from ansible_collections.connectin.rollback.plugins.module_utils._backup import FULL, size_text
 from ansible_collections.connectin.rollback.plugins.module_utils._lock import UNREADABLE_RUN
-from ansible_collections.connectin.rollback.plugins.module_utils._plan import loss_text
+from ansible_collections.connectin.rollback.plugins.module_utils._plan_database import loss_text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

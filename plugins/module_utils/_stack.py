@@ -366,6 +366,18 @@ def release_of(service: Mapping[str, Any]) -> str:
     return _image_reference.parse(image).tag if image else ""
 
 
+def is_target(service: Mapping[str, Any]) -> bool:
+    """Whether the running container's image is the target's, as the reading itself knows it."""
+    running = service.get("running") or {}
+    return runs_image(running, service.get("target_digest") or "", service.get("target_image") or "")
+
+
+def release_before(stack: Mapping[str, Any]) -> str:
+    """The release a host is on, as its containers say, else its checkout, else its ledger."""
+    tags = [release for release in map(release_of, filter(None, stack["services"].values())) if release]
+    return (tags or list(stack["git"].get("head_tags") or ()) or [stack["ledger"].get("current") or "unknown"])[0]
+
+
 def disk_refusal(root_dir: str, free_mb: int, min_free_mb: int) -> Refusal | None:
     """A refusal when an image has to come and the engine's disk has no room."""
     if free_mb >= min_free_mb:

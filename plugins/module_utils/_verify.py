@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Sequence
 
-from ansible_collections.connectin.rollback.plugins.module_utils._plan import is_target
+from ansible_collections.connectin.rollback.plugins.module_utils._stack import is_target
 
 
 def endpoints(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _report
+from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _plan_options, _report
 from rollback_readings import INIT, POSTS, REACTED, REACTIONS, RENAME, RENAMED, container, history, migration, stack
 
 FULL = ("application", "database", "frontend")
@@ -47,7 +47,7 @@ def plan(before=None, rows=ONLINE, **changes) -> dict:
         "hooks": True,
         **changes,
     }
-    made = _plan.make_plan(before, history(*rows), _plan.Options(**values))
+    made = _plan.make_plan(before, history(*rows), _plan_options.Options(**values))
     assert made["refusals"] == []
     return made
 

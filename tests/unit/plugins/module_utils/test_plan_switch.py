@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _stack
+from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _plan_options, _stack
 from rollback_readings import container, history, stack
 
 PARTS = ("application", "database", "frontend")
@@ -35,7 +35,7 @@ def plan(found, **changes):
         "switch": "start_first",
         **changes,
     }
-    return _plan.make_plan({"app1": found}, history(), _plan.Options(**values))
+    return _plan.make_plan({"app1": found}, history(), _plan_options.Options(**values))
 
 
 def test_start_first_goes_through_where_no_service_holds_what_only_one_container_can_have():

@@ -7,7 +7,7 @@ import shlex
 from datetime import datetime, timezone
 
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _report
+from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _plan_options, _report
 from rollback_readings import INIT, POSTS, REACTED, REACTIONS, RENAME, container, history, migration, stack
 
 NOW = datetime(2026, 1, 4, 12, 0, 0, tzinfo=timezone.utc)
@@ -30,7 +30,7 @@ def plan(stacks=None, database="default", **changes) -> dict:
         "runner": "app1",
         **changes,
     }
-    return _plan.make_plan(stacks, history() if database == "default" else database, _plan.Options(**values))
+    return _plan.make_plan(stacks, history() if database == "default" else database, _plan_options.Options(**values))
 
 
 def outcome(made=None, failures=None, now=None, rolled_back=(REACTIONS, RENAME), backups=(), **run) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _rollout
+from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _plan_options, _rollout
 from rollback_readings import INIT, POSTS, REACTED, RENAMED, container, digest, history, kept_build, migration, stack
 
 PARTS = {"api": "application", "web": "frontend"}
@@ -27,7 +27,7 @@ def fleet(*kinds: str, runs=(), undo=False, lossy=False, parts=("application", "
         rows += [RENAMED, REACTED if lossy else migration("20250304_more")]
     releases = [*runs, *["v1.2.0"] * (len(kinds) - len(runs))]
     stacks = {host: read(release, KINDS[kind]) for host, kind, release in zip(names, kinds, releases)}
-    options = _plan.Options(
+    options = _plan_options.Options(
         release="v1.1.0",
         parts=parts,
         policy="auto",
@@ -551,7 +551,7 @@ def test_a_kept_build_is_back_when_its_container_serves_it():
     made = _plan.make_plan(
         {"h1": kept_build(read(), "v1.2.0", "build-v1.1.0")},
         history(migration(INIT), migration(POSTS)),
-        _plan.Options(
+        _plan_options.Options(
             release="v1.1.0",
             parts=("frontend",),
             policy="auto",

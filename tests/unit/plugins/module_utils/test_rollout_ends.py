@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _rollout, _verify
+from ansible_collections.connectin.rollback.plugins.module_utils import (
+    _outcome,
+    _plan,
+    _plan_options,
+    _rollout,
+    _verify,
+)
 from rollback_readings import INIT, POSTS, REACTED, RENAME, RENAMED, container, history, migration, stack
 
 BEFORE, TARGET = "v1.2.0", "v1.1.0"
@@ -102,7 +108,7 @@ def plan_of(hosts: tuple, hooks: bool, offline: bool, lossy: bool, settings: tup
     return _plan.make_plan(
         {host: state.reading() for host, state in states.items()},
         history(*rows),
-        _plan.Options(
+        _plan_options.Options(
             release=TARGET,
             parts=("application", "database", "frontend"),
             policy="auto",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _verify
+from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _plan_options, _verify
 from rollback_readings import commit, container, history, kept_build, stack
 
 FULL = ("application", "database", "frontend")
@@ -24,7 +24,7 @@ def plan(reading=None, database="default", **changes) -> dict:
         **changes,
     }
     given = history() if database == "default" else database
-    return _plan.make_plan({"app1": reading or stack()}, given, _plan.Options(**values))
+    return _plan.make_plan({"app1": reading or stack()}, given, _plan_options.Options(**values))
 
 
 def endpoints(made=None, api=API, web=WEB, reading=None) -> dict:
