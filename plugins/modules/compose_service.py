@@ -23,7 +23,10 @@ author: ConnectIn operations (@connectin)
 extends_documentation_fragment: connectin.rollback.project
 options:
   services:
-    description: The services, in the order in which they are switched.
+    description:
+      - The services. With O(switch=start_first) they are switched one after the other, in this order.
+      - With O(switch=stop_first) all of them are stopped, in this order, before the first new container is started, and
+        the new ones get healthy side by side, so that the host is without them as short as can be.
     type: list
     elements: str
     required: true
@@ -143,7 +146,7 @@ import os
 import posixpath
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -276,11 +279,11 @@ class Project:
         found = _stack.by_service(inspected, self.name, self.directory).get(service, [])
         return _compose_service.divide([_compose_service.member(one) for one in found], wanted)
 
-    def create(self, service: str, wanted: _compose_service.Wanted, members: _compose_service.Members) -> None:
-        """Make the containers that lack, without starting them and without touching the others."""
-        number = len(members.old) + wanted.replicas
+    def create(self, numbers: Mapping[str, int]) -> None:
+        """Make the containers that lack, up to so many of each service, without starting them or touching others."""
         options = ["--no-start", "--no-recreate", "--no-deps", "--no-build", "--pull", "never"]
-        self.compose("up", *options, "--scale", f"{service}={number}", "--", service)
+        scales = [word for service, number in numbers.items() for word in ("--scale", f"{service}={number}")]
+        self.compose("up", *options, *scales, "--", *numbers)
 
 
 class Switch:
@@ -304,6 +307,7 @@ class Switch:
             "assets_until": 0.0,
         }
         self.before = [f"{one.name} {one.state}" for one in self.members.current + self.members.old]
+        self.started = 0.0
 
     def outdated(self) -> bool:
         """Whether something is to be done."""
@@ -320,22 +324,13 @@ class Switch:
                 "have one name. Remove it from the compose file."
             )
 
-    def run(self) -> None:
-        """Bring the service to its definition."""
-        self.check()
-        if len(self.members.current) < self.wanted.replicas:
-            self.project.create(self.service, self.wanted, self.members)
-            self.members = self.project.members(self.service, self.wanted)
+    def read_created(self) -> None:
+        """Look at the containers again once those that lacked were made."""
+        self.members = self.project.members(self.service, self.wanted)
         if len(self.members.current) < self.wanted.replicas:
             raise Error(
                 f"Compose made no new container of {self.service}. docker compose -p {self.project.name} ps --all"
             )
-        self.carry_assets()
-        if not self.start_first:
-            self.stop_old()
-        self.start_new()
-        self.remove_old()
-        self.result["container_id"] = self.members.current[0].id
 
     def carry_assets(self) -> None:
         """Put the old container's assets into the new ones; only a process that has not started yet will see them."""
@@ -368,10 +363,14 @@ class Switch:
             self.result["assets_until"] = max((row.until for row in carried), default=0.0)
 
     def start_new(self) -> None:
-        """Start the new containers and wait for their health; with the old ones serving, a failed one is removed."""
+        """Start the new containers."""
         for one in self.members.current:
             self.engine.start(one.id)
-        end = time.monotonic() + self.params["wait_timeout"]
+        self.started = time.monotonic()
+
+    def await_new(self) -> None:
+        """Wait until the new containers are healthy; with the old ones serving, one that failed is removed."""
+        end = self.started + self.params["wait_timeout"]
         waiting = {one.id for one in self.members.current}
         while waiting:
             for identifier in sorted(waiting):
@@ -385,6 +384,7 @@ class Switch:
             if waiting:
                 time.sleep(INTERVAL)
         self.members = self.project.members(self.service, self.wanted)
+        self.result["container_id"] = self.members.current[0].id
 
     def give_up(self, identifier: str, seen: _compose_service.Member | None) -> None:
         """Raise Error with what the container said."""
@@ -550,19 +550,45 @@ def main() -> None:
 
 
 def bring(module: AnsibleModule, result: dict[str, Any]) -> None:
-    """Look at all services before the first is touched, then switch them in their order; the result grows with them."""
+    """Look at all services before the first is touched, then switch them; the result grows with them."""
     project = Project(module)
     switches = [Switch(project, service) for service in module.params["services"]]
     for switch in switches:
         if switch.result["changed"]:
             switch.check()
+    due = [switch for switch in switches if switch.result["changed"]]
+    result["services"].update({switch.service: switch.result for switch in switches if switch not in due})
+    # Behind a proxy each old container serves until its own successor is healthy; without one, all are away together.
+    one_by_one = module.params["switch"] == "start_first"
+    for together in [[switch] for switch in due] if one_by_one else filter(None, [due]):
+        result["changed"] = True
+        result["services"].update({switch.service: switch.result for switch in together})
+        result["diff"] += [difference(switch) for switch in together]
+        if not module.check_mode:
+            replace(project, together)
+
+
+def replace(project: Project, switches: Sequence[Switch]) -> None:
+    """Bring services to their definition, their old containers being away at the same time, if at all."""
+    lacking = {
+        switch.service: len(switch.members.old) + switch.wanted.replicas
+        for switch in switches
+        if len(switch.members.current) < switch.wanted.replicas
+    }
+    if lacking:
+        project.create(lacking)
     for switch in switches:
-        result["services"][switch.service] = switch.result
-        if switch.result["changed"]:
-            result["changed"] = True
-            result["diff"].append(difference(switch))
-            if not module.check_mode:
-                switch.run()
+        switch.read_created()
+        switch.carry_assets()
+    for switch in switches:
+        if not switch.start_first:
+            switch.stop_old()
+    for switch in switches:
+        switch.start_new()
+    for switch in switches:
+        switch.await_new()
+    for switch in switches:
+        switch.remove_old()
 
 
 def difference(switch: Switch) -> dict[str, str]:
