@@ -25,8 +25,8 @@ options:
   services:
     description:
       - The services. With O(switch=start_first) they are switched one after the other, in this order.
-      - With O(switch=stop_first) all of them are stopped, in this order, before the first new container is started, and
-        the new ones get healthy side by side, so that the host is without them as short as can be.
+      - With O(switch=stop_first) they are switched at the same time, so the host is without all of them for as long as
+        without the slowest.
     type: list
     elements: str
     required: true
@@ -141,6 +141,7 @@ unhealthy:
   elements: str
 """
 
+import concurrent.futures
 import contextlib
 import os
 import posixpath
@@ -237,13 +238,16 @@ class Project:
         named = ["--project-name", params["project_name"]] if params["project_name"] else []
         chosen = [part for path in params["compose_files"] for part in ("--file", path)]
         self.command = [docker, "compose", "--project-directory", self.directory, *named, *chosen]
-        self.engine = _docker_engine.Engine(
-            _docker_engine.socket_path(os.environ.get("DOCKER_HOST", "")), ENGINE_TIMEOUT
-        )
+        self.engine = self.connect()
         rendered = self.compose("config", "--format", "json")
         self.name = _stack.read_project(rendered).name
         self.services = _compose_service.read_services(rendered)
         self.hashes = _compose_service.read_hashes(self.compose("config", "--hash", "*"))
+
+    @staticmethod
+    def connect() -> _docker_engine.Engine:
+        """A connection to the host's engine."""
+        return _docker_engine.Engine(_docker_engine.socket_path(os.environ.get("DOCKER_HOST", "")), ENGINE_TIMEOUT)
 
     def compose(self, *words: str) -> str:
         """What ``docker compose`` prints. Raises Error with its own words."""
@@ -291,7 +295,8 @@ class Switch:
 
     def __init__(self, project: Project, service: str) -> None:
         self.project = project
-        self.engine = project.engine
+        # A connection of its own: services are stopped and started at the same time.
+        self.engine = project.connect()
         self.params = project.module.params
         self.service = service
         self.start_first = self.params["switch"] == "start_first"
@@ -362,8 +367,10 @@ class Switch:
             self.result["assets"] = count
             self.result["assets_until"] = max((row.until for row in carried), default=0.0)
 
-    def start_new(self) -> None:
-        """Start the new containers."""
+    def turn_over(self) -> None:
+        """Start the new containers, the old ones being stopped before unless they serve on. Runs in its own thread."""
+        if not self.start_first:
+            self.stop_old()
         for one in self.members.current:
             self.engine.start(one.id)
         self.started = time.monotonic()
@@ -580,11 +587,10 @@ def replace(project: Project, switches: Sequence[Switch]) -> None:
     for switch in switches:
         switch.read_created()
         switch.carry_assets()
-    for switch in switches:
-        if not switch.start_first:
-            switch.stop_old()
-    for switch in switches:
-        switch.start_new()
+    # A stop may take the container's whole grace period; the other services do not wait for it.
+    with concurrent.futures.ThreadPoolExecutor(len(switches)) as pool:
+        for ended in [pool.submit(switch.turn_over) for switch in switches]:
+            ended.result()
     for switch in switches:
         switch.await_new()
     for switch in switches:
