@@ -278,21 +278,10 @@ def revive_services(state: State) -> None:
         revive(state, name, state.service(name))
 
 
-def fetch(
-    url: str,
-    *,
-    method: str = "GET",
-    body: object | None = None,
-    headers: dict[str, str] | None = None,
-    timeout: float = 3,
-) -> tuple[int, str]:
+def fetch(url: str, timeout: float = 3) -> tuple[int, str]:
     """(status, text); (0, reason) when nobody answers."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, method=method, headers=dict(headers or {}))
-    if data is not None:
-        request.add_header("Content-Type", "application/json")
     try:
-        with _opener.open(request, timeout=timeout) as answer:
+        with _opener.open(url, timeout=timeout) as answer:
             return answer.status, answer.read().decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode("utf-8", "replace")
