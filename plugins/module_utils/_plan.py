@@ -271,8 +271,8 @@ def _called_directly(stack: Mapping[str, Any], host: str, options: Options) -> l
         defined = (stack["services"].get(name) or {}).get("definition") or {}
         if defined.get("callers") and part in options.parts and part in options.components[host]:
             found.append(
-                f"{', '.join(defined['callers'])} calls {name} by its name, past the proxy, so a request between them "
-                "may be lost in the switch; let it call the proxy, see docs/switch.md"
+                f"{name} is called by its name, past the proxy, from {', '.join(defined['callers'])}: a request "
+                "between them may be lost in the switch; let it go through the proxy, see docs/switch.md"
             )
     return found
 

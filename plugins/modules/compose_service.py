@@ -565,9 +565,10 @@ def bring(module: AnsibleModule, result: dict[str, Any]) -> None:
             switch.check()
     due = [switch for switch in switches if switch.result["changed"]]
     result["services"].update({switch.service: switch.result for switch in switches if switch not in due})
+    if not due:
+        return
     # Behind a proxy each old container serves until its own successor is healthy; without one, all are away together.
-    one_by_one = module.params["switch"] == "start_first"
-    for together in [[switch] for switch in due] if one_by_one else filter(None, [due]):
+    for together in [[switch] for switch in due] if due[0].start_first else [due]:
         result["changed"] = True
         result["services"].update({switch.service: switch.result for switch in together})
         result["diff"] += [difference(switch) for switch in together]
@@ -591,8 +592,14 @@ def replace(project: Project, switches: Sequence[Switch]) -> None:
     with concurrent.futures.ThreadPoolExecutor(len(switches)) as pool:
         for ended in [pool.submit(switch.turn_over) for switch in switches]:
             ended.result()
+    failed = []
     for switch in switches:
-        switch.await_new()
+        try:
+            switch.await_new()
+        except Error as error:
+            failed.append(error)
+    if failed:
+        raise Error(" ".join(map(str, failed)), [service for error in failed for service in error.unhealthy])
     for switch in switches:
         switch.remove_old()
 

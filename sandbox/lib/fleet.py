@@ -277,7 +277,7 @@ def seed(state: State, release: str) -> None:
         requests += [("/reactions", {"postId": 1, "kind": kind}) for kind in ("like", "like", "insightful")]
     for path, body in requests:
         # From beside the API: a proxy lets nobody through to one that is not healthy.
-        words = ["curl", "-fsS", "--json", json.dumps(body), f"http://127.0.0.1:5007{path}"]
+        words = ["curl", "-sS", "--fail-with-body", "--json", json.dumps(body), f"http://127.0.0.1:5007{path}"]
         in_container(
             name, f"cd {PROJECT_DIR} && docker compose exec -T api {shlex.join(words)} </dev/null 2>&1", user="deploy"
         )

@@ -105,6 +105,27 @@ def test_without_a_proxy_a_host_is_without_its_services_at_one_time_and_not_one_
     assert max(min(api), min(web)) < min(max(api), max(web)), "\n".join(load.result.lines())
 
 
+@pytest.mark.long
+def test_of_services_that_are_switched_together_every_one_that_is_sick_is_told_and_its_log_kept(fleet, at):
+    at("v1.1.0")
+    for host in fleet.hosts:
+        fleet.shell(
+            host,
+            """cd /srv/connectin
+            echo 'COMPOSE_FILE=docker-compose.yml:sick.yml' >>.env
+            cat >sick.yml <<'YAML'
+x-sick: &sick
+  healthcheck: {test: ["CMD", "false"], interval: 1s, retries: 1, start_period: 0s}
+services: {api: *sick, web: *sick}
+YAML""",
+        )
+    run = fleet.play("rollback_full.yml", release="v1.0.0", rollback_start_deadline=20, **NO_WATCH)
+    assert run.rc != 0
+    for service in ("api", "web"):
+        assert f"container of {service} did not become healthy" in run.text, run.text
+        assert fleet.shell("app1", f"ls /var/lib/connectin-rollback/runs/*/evidence/{service}-target.log")
+
+
 def test_a_target_that_never_gets_healthy_is_removed_and_the_old_container_serves_on(fleet, at):
     at("v1.1.0", web="proxy")
     api, web = urls(fleet)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import plans
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _plan_options, _report
+from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _report
 from rollback_readings import INIT, POSTS, REACTED, REACTIONS, RENAME, RENAMED, container, history, migration, stack
 
 FULL = ("application", "database", "frontend")
@@ -34,20 +35,12 @@ def read(runs="v1.1.0", services=("api", "web"), well=True, engine="28.0.0", **a
 def plan(before=None, rows=ONLINE, **changes) -> dict:
     """Return the plan of app1 and app2, which run v1.2.0, to v1.1.0."""
     before = before or {"app1": read("v1.2.0"), "app2": read("v1.2.0")}
-    values = {
-        "release": "v1.1.0",
-        "parts": FULL,
-        "policy": "auto",
-        "consent": "v1.1.0",
+    own = {
         "components": {host: [PARTS[name] for name in reading["services"]] for host, reading in before.items()},
-        "services": {"application": "api", "frontend": "web"},
-        "run_id": "run1",
         "project_dirs": dict.fromkeys(("app1", "app2"), "/srv/connectin"),
-        "runner": "app1",
         "hooks": True,
-        **changes,
     }
-    made = _plan.make_plan(before, history(*rows), _plan_options.Options(**values))
+    made = plans.plan(before, history(*rows), **{**own, **changes})
     assert made["refusals"] == []
     return made
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import json
 
+import plans
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _plan_options, _stack
-from rollback_readings import container, history, stack
+from ansible_collections.connectin.rollback.plugins.module_utils import _stack
+from rollback_readings import container, stack
 
-PARTS = ("application", "database", "frontend")
 DEFINED = {"published": [], "host_network": False, "container_name": "", "replicas": 1, "read_only": False}
 CALLED = {**DEFINED, "callers": ["web"]}
 
@@ -23,19 +23,7 @@ def reading(runs="v1.2.0", web=None, api=None):
 
 
 def plan(found, **changes):
-    values = {
-        "release": "v1.1.0",
-        "parts": PARTS,
-        "policy": "auto",
-        "consent": "v1.1.0",
-        "components": {"app1": ["application", "frontend"]},
-        "services": {"application": "api", "frontend": "web"},
-        "run_id": "run1",
-        "runner": "app1",
-        "switch": "start_first",
-        **changes,
-    }
-    return _plan.make_plan({"app1": found}, history(), _plan_options.Options(**values))
+    return plans.plan({"app1": found}, **{"switch": "start_first", **changes})
 
 
 def test_start_first_goes_through_where_no_service_holds_what_only_one_container_can_have():
@@ -157,8 +145,8 @@ def test_the_plan_warns_of_who_calls_past_the_proxy_where_that_is_to_drain():
         return [line for line in plan(reading(api=CALLED), **changes)["warnings"] if "past the proxy" in line]
 
     assert warned() == [
-        "app1: web calls api by its name, past the proxy, so a request between them may be lost in the switch; let it "
-        "call the proxy, see docs/switch.md"
+        "app1: api is called by its name, past the proxy, from web: a request between them may be lost in the switch; "
+        "let it go through the proxy, see docs/switch.md"
     ]
     assert warned(switch="stop_first") == []
     assert warned(parts=("frontend",)) == []

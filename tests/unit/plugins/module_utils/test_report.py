@@ -6,31 +6,20 @@ import json
 import shlex
 from datetime import datetime, timezone
 
+import plans
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _plan_options, _report
+from ansible_collections.connectin.rollback.plugins.module_utils import _outcome, _plan, _report
 from rollback_readings import INIT, POSTS, REACTED, REACTIONS, RENAME, container, history, migration, stack
 
 NOW = datetime(2026, 1, 4, 12, 0, 0, tzinfo=timezone.utc)
-FULL = ("application", "database", "frontend")
 PHASES = [{"name": "Prepare", "at": 100.0}, {"name": "Switch", "at": 112.34}, {"name": "end", "at": 115}]
 RESET = {"phase": "Switch", "message": "api did not become healthy"}
 
 
 def plan(stacks=None, database="default", **changes) -> dict:
     stacks = stacks or {"app1": stack(), "app2": stack()}
-    values = {
-        "release": "v1.1.0",
-        "parts": FULL,
-        "policy": "auto",
-        "consent": "v1.1.0",
-        "components": {host: ["application", "frontend"] for host in stacks},
-        "services": {"application": "api", "frontend": "web"},
-        "run_id": "run1",
-        "project_dirs": dict.fromkeys(("app1", "app2"), "/srv/connectin"),
-        "runner": "app1",
-        **changes,
-    }
-    return _plan.make_plan(stacks, history() if database == "default" else database, _plan_options.Options(**values))
+    directories = dict.fromkeys(("app1", "app2"), "/srv/connectin")
+    return plans.plan(stacks, database, **{"project_dirs": directories, **changes})
 
 
 def outcome(made=None, failures=None, now=None, rolled_back=(REACTIONS, RENAME), backups=(), **run) -> dict:

@@ -328,7 +328,7 @@ def test_a_release_is_a_tag_of_git_and_of_a_registry(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a/b", "-v1", ".v1", "v1..2", "v1.", "v1.lock", "v 1", "v1\n", "v1;reboot", "v" * 129]
+    "name", ["", "a/b", "-v1", ".v1", "v1..2", "v1.", "v1.lock", "v 1", "v1\n", "v1~1", "v1;reboot", "v" * 129]
 )
 def test_what_only_one_of_them_accepts_is_no_release(name):
     assert not stack.is_release_name(name)

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
+import plans
 import pytest
-from ansible_collections.connectin.rollback.plugins.module_utils import _plan, _plan_options, _verify
-from rollback_readings import commit, container, history, kept_build, stack
+from ansible_collections.connectin.rollback.plugins.module_utils import _verify
+from rollback_readings import commit, container, kept_build, stack
 
-FULL = ("application", "database", "frontend")
 API = {"url": "http://app1:5007/health", "body": "database == 'connected'", "version": "version"}
 WEB = {"url": "http://app1:3111/", "assets_prefix": "/_next/static/"}
 
 
 def plan(reading=None, database="default", **changes) -> dict:
-    values = {
-        "release": "v1.1.0",
-        "parts": FULL,
-        "policy": "auto",
-        "consent": "v1.1.0",
-        "components": {"app1": ["application", "frontend"]},
-        "services": {"application": "api", "frontend": "web"},
-        "run_id": "run1",
-        "runner": "app1",
-        **changes,
-    }
-    given = history() if database == "default" else database
-    return _plan.make_plan({"app1": reading or stack()}, given, _plan_options.Options(**values))
+    return plans.plan({"app1": reading or stack()}, database, **changes)
 
 
 def endpoints(made=None, api=API, web=WEB, reading=None) -> dict:
