@@ -310,13 +310,14 @@ def require_consent(
     if confirm == manifest.id or untouched(manifest, oid, position):
         return
     why = (
-        f"the database was written to since the dump (the rollback ended {manifest.after['at']})"
+        f"something wrote in the server since the dump (the rollback ended {manifest.after['at']}; autovacuum and "
+        "other databases of the same server count too)"
         if manifest.after
         else "nobody noted how the rollback ended, so it may have been written to since"
     )
     said = f", and the consent given is for {confirm!r}" if confirm else ""
     differs = changed()[:10]
-    lost = f" Rows now and then: {'; '.join(differs)}." if differs else ""
+    lost = f" Rows now and then: {'; '.join(differs)}." if differs else " Every table has as many rows as then."
     raise PrismaError(
         f"Nothing was changed: {why}, and a whole restore takes everything back to {manifest.at}{said}.{lost} "
         f"If that may be lost: confirm={manifest.id} (in a playbook: -e rollback_confirm_restore={manifest.id}). "

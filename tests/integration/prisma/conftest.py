@@ -87,7 +87,11 @@ def folder_of_the_server(prefix: str = "prisma-test-"):
 def running(programs: Path, home: Path, port: int):
     """The cluster in ``home``, until the end of the block."""
     control = as_server(str(programs / "pg_ctl"), "-D", str(home / "data"))
-    settings = f"-p {port} -k {home} -c listen_addresses=127.0.0.1 -c fsync=off -c max_prepared_transactions=2"
+    # Autovacuum writes when it likes: a backup then is, rightly, one after which something was written in the server.
+    settings = (
+        f"-p {port} -k {home} -c listen_addresses=127.0.0.1 -c fsync=off -c autovacuum=off "
+        "-c max_prepared_transactions=2"
+    )
     start = [*control, "-l", str(home / "log"), "-o", settings, "-w", "start"]
     if subprocess.run(start, stdout=subprocess.DEVNULL, cwd=home).returncode:
         pytest.fail("PostgreSQL does not start: " + (home / "log").read_text()[-2000:], pytrace=False)

@@ -370,6 +370,18 @@ def test_once_the_target_has_written_the_whole_database_comes_back_only_with_con
 
 
 @of_distribution
+def test_statistics_that_autovacuum_wrote_cannot_be_told_from_rows_and_the_refusal_says_so(backups):
+    stack = with_posts(backups, REACTIONS)
+    backups.roll_back(REACTIONS[0])
+    rolled_back = stack.state()
+    stack.sql("ANALYZE posts")
+    refused = backups.run(state="restored", what="all")
+    assert refused["failed"] and refused["code"] == "restore_unconfirmed" and "autovacuum" in refused["msg"]
+    assert stack.state() == rolled_back
+    assert backups.run(state="restored", what="all", confirm=backups.folder.name)["changed"]
+
+
+@of_distribution
 def test_a_rollback_whose_end_nobody_noted_needs_consent_too(backups):
     with_posts(backups)
     backups.run()
