@@ -27,6 +27,8 @@ def ensure_images() -> None:
     """All images exist and are made of what the checkout holds now."""
     _ensure_base()
     in_parallel([_ensure_node_and_host, lambda: _ensure_image("services")])
+    # The images that had the names before; while one is built, it has no name either.
+    run(["docker", "image", "prune", "--force", "--filter", f"label=connectin.sandbox={PREFIX}"])
 
 
 def image_label(reference: str, label: str) -> str:
@@ -87,8 +89,6 @@ def _ensure_image(name: str, prepare: object = None) -> None:
         labels = ["--label", f"connectin.made-of={digest}", "--label", f"connectin.sandbox={PREFIX}"]
         arguments = [*labels, "--build-arg", f"BASE={base}", "--tag", image_name(name)]
         run(["docker", "build", *arguments, str(context)], env=_builder())
-        # the image that had the name before
-        run(["docker", "image", "prune", "--force", "--filter", f"label=connectin.sandbox={PREFIX}"])
 
 
 def _builder() -> dict[str, str]:
