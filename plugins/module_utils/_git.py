@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +15,15 @@ Run = Callable[[list[str]], "tuple[int, str, str]"]
 
 
 class GitError(Exception):
-    """A git command failed; ``kind`` is ``ownership``, ``denied``, ``unreachable``, ``no_repository`` or ``other``."""
+    """A git command failed; ``kind`` is ``ownership``, ``denied``, ``unreachable``, ``no_repository`` or ``other``.
 
-    def __init__(self, kind: str, message: str) -> None:
+    ``left`` is None unless a checkout began: then the paths that it wrote and that could not be put back.
+    """
+
+    def __init__(self, kind: str, message: str, left: Sequence[str] | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.left = left
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,35 @@ class Git:
             self._output("checkout", "--quiet", "HEAD", "--", *(f":(top,literal){path}" for path in discard))
         self._output("checkout", "--quiet", *(["--detach"] if detach else []), where, "--")
 
+    def advance(self, found: Checkout, commit: str, discard: Sequence[str] = ()) -> None:
+        """As go_to() a commit; where git fails midway (a full disk), put back what it began before GitError is raised.
+
+        ``found`` is the checkout as it stands.
+        """
+        listed = (
+            self._output("diff", "--name-only", "-z", "--no-renames", "--diff-filter=A", found.head, commit)
+            if found.head
+            else ""
+        )
+        # A file that is ignored now may lie where the commit has one: git replaces it, and nobody can bring it back.
+        new = [path for path in listed.split("\0") if path and not os.path.lexists(os.path.join(found.top, path))]
+        try:
+            self.go_to(commit, detach=True, discard=discard)
+        except GitError as error:
+            raise GitError(error.kind, str(error), left=self._go_back(found, new)) from error
+
+    def _go_back(self, found: Checkout, new: Sequence[str]) -> tuple[str, ...]:
+        """Make the tracked files those of HEAD again and remove the new ones; return the paths where that failed."""
+        for path in new:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(found.top, path))
+                os.removedirs(os.path.dirname(os.path.join(found.top, path)))
+        # It may put all files back and only then fail to write its index: what counts is what lies there.
+        self._run(["checkout", "--quiet", "--force"])
+        rc, porcelain, _err = self._run(["status", "--porcelain", "-z", "--untracked-files=no"])
+        there = [path for path in new if os.path.lexists(os.path.join(found.top, path))]
+        return (*(changed_paths(porcelain) if rc == 0 else ("what git cannot tell",)), *there)
+
     def in_the_way(self, commit: str) -> tuple[str, ...]:
         """The untracked files that a checkout of a commit would overwrite, which git refuses to do."""
         loose = set(self._output("ls-files", "--others", "--exclude-standard", "-z").split("\0")) - {""}
@@ -121,6 +156,14 @@ class Git:
         if rc != 0:
             raise GitError(error_kind(err), first_lines(err) or f"git {args[0]} ended with {rc}")
         return out
+
+
+def foreign(changed: Mapping[str, str], known: Collection[str]) -> list[str]:
+    """Which changed tracked files hold something else than what is known.
+
+    ``changed`` is the hash by path, '' for a file that is gone; ``known`` are hashes.
+    """
+    return sorted(path for path, sha256 in changed.items() if not sha256 or sha256 not in known)
 
 
 def changed_paths(porcelain: str) -> tuple[str, ...]:

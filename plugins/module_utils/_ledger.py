@@ -202,6 +202,14 @@ def pins(entries: Iterable[Entry]) -> list[dict[str, str]]:
     return [dict(pin) for pin in next(stated, ())]
 
 
+def pinned(entries: Iterable[Entry]) -> set[str]:
+    """The SHA-256 of every file that this collection ever said it writes.
+
+    Not only of the last ones: a pin is entered before it is written.
+    """
+    return {pin["sha256"] for entry in entries for pin in entry.pins or ()}
+
+
 def frozen(entries: Iterable[Entry]) -> dict[str, str] | None:
     """Why deploys have to wait: ``{release, at, who, why, run_id}`` of the last freeze, None when it was lifted."""
     last = next((entry for entry in reversed(list(entries)) if entry.kind in ("freeze", "thaw")), None)

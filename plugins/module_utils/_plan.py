@@ -224,7 +224,6 @@ def _plan_host(
         "commit": git.get("target_commit") or "",
         "fetch": checkout and not git.get("target_local"),
         "checkout": checkout,
-        "pins": list(git.get("pins") or ()),
         "stop_writers": writers,
         "drained": drained,
         # before the first change of the run, as the services' keys of that name

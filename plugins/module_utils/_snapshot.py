@@ -43,6 +43,10 @@ class Manifest:
     files: tuple[KeptFile, ...] = ()
     containers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
+    def hashes(self) -> set[str]:
+        """The SHA-256 of every file that was kept."""
+        return {kept.sha256 for kept in self.files} - {""}
+
     def as_text(self) -> str:
         """The content of before.json."""
         return json.dumps({"v": VERSION, **asdict(self)}, indent=2, sort_keys=True) + "\n"
@@ -101,15 +105,6 @@ def beside(names: Collection[str], stem: str, suffix: str) -> str:
         number += 1
         name = f"{stem}-{number}{suffix}"
     return name
-
-
-def foreign(changed: Mapping[str, str], ours: Collection[str], manifest: Manifest) -> list[str]:
-    """Which changed tracked files hold what neither this collection wrote nor the manifest keeps.
-
-    ``changed`` is the hash by path, '' for a file that is gone; ``ours`` are the hashes of all pins ever entered.
-    """
-    known = {*ours, *(kept.sha256 for kept in manifest.files)} - {""}
-    return sorted(path for path, sha256 in changed.items() if sha256 not in known)
 
 
 def move(manifest: Manifest, head: str, branch: str, branch_commit: str, changed: Iterable[str]) -> Move:

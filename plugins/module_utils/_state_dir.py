@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import getpass
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -79,6 +80,15 @@ def read_text(path: str) -> str | None:
     """The content of a file as text, None when there is no such file; bytes that are no UTF-8 become U+FFFD."""
     content = read_bytes(path)
     return None if content is None else content.decode("utf-8", errors="replace")
+
+
+def sha256(path: str) -> str:
+    """The hash of a file's content, '' when there is no such file or it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.sha256(stream.read()).hexdigest()
+    except OSError:
+        return ""
 
 
 def append_text(path: str, text: str) -> None:

@@ -906,10 +906,9 @@ class Reader:
     def take_checkout(self, git: _git.Git) -> None:
         found = self.result["git"]
         checkout = git.checkout()
-        # Any that was ever entered: a later one is entered before it is written.
-        pinned = {pin["sha256"] for entry in self.entries for pin in entry.pins or ()}
-        for path in checkout.changed:
-            found["pins" if self.sha256(os.path.join(checkout.top, path)) in pinned else "local_changes"].append(path)
+        hashes = {path: _state_dir.sha256(os.path.join(checkout.top, path)) for path in checkout.changed}
+        found["local_changes"] = _git.foreign(hashes, _ledger.pinned(self.entries))
+        found["pins"] = sorted(hashes.keys() - set(found["local_changes"]))
         found.update(
             head=checkout.head,
             head_tags=list(checkout.head_tags),
@@ -990,14 +989,6 @@ class Reader:
     def env_value(self, key: str) -> str:
         entry = _env_file.find(self.env_text, key)
         return entry.value if entry else ""
-
-    def sha256(self, path: str) -> str:
-        try:
-            with open(path, "rb") as stream:
-                return hashlib.sha256(stream.read()).hexdigest()
-        except OSError:
-            # A deleted file is a local change like any other.
-            return ""
 
     def run(
         self, command: list[str], data: str | None = None, environment: Mapping[str, str] | None = None

@@ -197,15 +197,6 @@ MANIFEST = "before.json"
 Members = Optional[Mapping[str, "list[Mapping[str, Any]]"]]
 
 
-def sha256(path: str) -> str:
-    """The hash of a file, '' when it is gone or no file."""
-    try:
-        with open(path, "rb") as stream:
-            return hashlib.sha256(stream.read()).hexdigest()
-    except OSError:
-        return ""
-
-
 def ask(url: str) -> dict[str, Any]:
     """Ask a health URL once: ``{status, body, error}``. Never raises."""
     try:
@@ -443,8 +434,8 @@ class Snapshot:
         if git is None:
             raise _git.GitError("other", "there is no git command on the host")
         found = git.checkout()
-        hashes = {path: sha256(os.path.join(found.top, path)) for path in found.changed}
-        others = _snapshot.foreign(hashes, self.pins(), manifest)
+        hashes = {path: _state_dir.sha256(os.path.join(found.top, path)) for path in found.changed}
+        others = _git.foreign(hashes, self.pins() | manifest.hashes())
         if others:
             raise _snapshot.SnapshotError(
                 f"{', '.join(others)} in {self.directory} was changed by somebody else, and going back would lose "
@@ -471,9 +462,8 @@ class Snapshot:
         return found.head, True
 
     def pins(self) -> set[str]:
-        """The hashes of all files that this collection ever said in the ledger it writes."""
         text = _state_dir.read_text(os.path.join(self.params["state_dir"], "ledger.jsonl")) or ""
-        return {pin["sha256"] for entry in _ledger.parse(text).entries for pin in entry.pins or ()}
+        return _ledger.pinned(_ledger.parse(text).entries)
 
     def copies(self, manifest: _snapshot.Manifest) -> dict[_snapshot.KeptFile, bytes]:
         """The kept content of every file, read and checked before anything is changed."""
@@ -500,7 +490,7 @@ class Snapshot:
         except OSError:
             return False
         same = (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (kept.mode, kept.uid, kept.gid)
-        return same and sha256(kept.path) == kept.sha256
+        return same and _state_dir.sha256(kept.path) == kept.sha256
 
     def put_back(self, kept: _snapshot.KeptFile, content: bytes | None) -> None:
         """Put one file back whole, with its mode and owner; one that was not there (None) goes."""

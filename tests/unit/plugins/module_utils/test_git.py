@@ -4,40 +4,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
 import pytest
 from ansible_collections.connectin.rollback.plugins.module_utils import _git
-
-
-def git(directory, *args):
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(directory),
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "LC_ALL": "C",
-        "GIT_TERMINAL_PROMPT": "0",
-        **{key: value for key, value in os.environ.items() if key == "GIT_COMMITTER_DATE"},
-        **{f"GIT_{who}_{what}": "t@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-    }
-    done = subprocess.run(
-        ["git", "-C", str(directory), *args], env=environment, capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stdout, done.stderr
+from checkouts import commit, git
 
 
 def reader(directory):
     return _git.Git(lambda args: git(directory, *args))
-
-
-def commit(directory, tag, *options, **files):
-    for name, content in files.items():
-        path = directory / name.replace("__", "/").replace("DOT", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    git(directory, "add", "-A")
-    git(directory, "commit", "-q", "-m", tag)
-    assert git(directory, "tag", *options, tag)[0] == 0
 
 
 @pytest.fixture

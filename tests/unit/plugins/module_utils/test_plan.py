@@ -67,7 +67,7 @@ def test_a_plan_says_what_changes_on_every_host():
 
 
 def test_a_plan_carries_what_the_roles_need_to_act_on_a_host():
-    reading = with_git(stack(), pins=["docker-compose.yml"])
+    reading = stack()
     reading["env"]["differs"] = ["LOG_LEVEL"]
     reading["services"]["api"].update(
         running=container("api", "v1.2.0", restarts=4), target_local=True, health={"status": 503, "body": {"a": 1}}
@@ -75,7 +75,6 @@ def test_a_plan_carries_what_the_roles_need_to_act_on_a_host():
     reading["services"]["web"].update(running=None, health=None)
     entry = plan({"app1": reading})["hosts"]["app1"]
     assert entry["components"] == ["application", "frontend"]
-    assert entry["pins"] == ["docker-compose.yml"]
     assert entry["env_differs"] == ["LOG_LEVEL"]
     assert entry["smoke"] is True
     api, web = entry["services"]["api"], entry["services"]["web"]

@@ -42,12 +42,6 @@ def test_evidence_of_a_later_try_lies_beside_the_first():
     assert snapshot.beside({"containers.log", "containers-2.log"}, "containers", ".log") == "containers-3.log"
 
 
-def test_only_our_pins_and_what_was_kept_are_ours():
-    changed = {"pinned.yml": "pp", "docker-compose.yml": "aa", "edited.yml": "ee", "deleted.yml": ""}
-    assert snapshot.foreign(changed, {"pp"}, MANIFEST) == ["deleted.yml", "edited.yml"]
-    assert snapshot.foreign({"deleted.yml": ""}, {""}, MANIFEST) == ["deleted.yml"]
-
-
 @pytest.mark.parametrize(
     ("head", "branch", "branch_commit", "move"),
     [
