@@ -73,12 +73,19 @@ def sick_target(fleet: Fleet, *hosts: str) -> Iterator[None]:
             fleet.shell(host, "sed --in-place 's#:5433/#:5432/#' /srv/connectin/.env")
 
 
+# Asks HAProxy's runtime API what the first argument says.
+ASK = (
+    "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock'); "
+    "s.sendall((sys.argv[1] + chr(10)).encode()); print(s.makefile().read())"
+)
+
+
+def asking_balancer(fleet: Fleet) -> list[str]:
+    """A command that gives HAProxy its last argument, and prints the answer."""
+    return ["docker", "exec", f"{fleet.prefix}-lb", "python3", "-c", ASK]
+
+
 def drain(fleet: Fleet, host: str) -> None:
     """A person takes a host out of rotation."""
     commands = "; ".join(f"set server {backend}/{host} state maint" for backend in ("api", "web", "assets"))
-    balancer = f"{fleet.prefix}-lb"
-    script = (
-        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
-        f" s.sendall(b'{commands}\\n'); print(s.recv(999))"
-    )
-    subprocess.run(["docker", "exec", balancer, "python3", "-c", script], check=True, capture_output=True, timeout=60)
+    subprocess.run([*asking_balancer(fleet), commands], check=True, capture_output=True, timeout=60)

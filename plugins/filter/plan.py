@@ -214,6 +214,9 @@ def adoption_doubts(stacks: Mapping[str, Mapping[str, Any]], release: str, verdi
             doubts.append(f"  {host}: it could not be read")
             continue
         doubts += [f"  {host}: {entry['message']}; next: {entry['next']}" for entry in stack["refusals"]]
+        if not stack["services"]:
+            # It only runs the database's part.
+            continue
         seen[host] = running_release(stack)
         for name, service in stack["services"].items():
             running = service.get("running") or {}

@@ -54,6 +54,8 @@ def outcome(
             "now": {name: _running(services.get(name)) for name in entry["services"]},
             "serves": serves,
             "in_rotation": not drained and serves != IS_NOTHING,
+            # The load balancer did not say that it gave the host back, nor that it did not.
+            "unsure": bool(progress[host].get("unsure")) and serves != IS_NOTHING,
             "status": progress[host]["status"],
             "reasons": reasons,
             "next": "",
@@ -119,8 +121,11 @@ def _result(
         for entry in hosts.values()
         for reason in entry["reasons"]
     )
-    parts = {part for host in serving for part in plan["hosts"][host]["components"]}
+    # What users may not reach is no proof that anybody serves them.
+    reached = [host for host, entry in serving.items() if not entry["unsure"]]
+    parts = {part for host in reached for part in plan["hosts"][host]["components"]}
     complete = parts >= {part for entry in plan["hosts"].values() for part in entry["components"]}
+    lacking = not complete and len(reached) < len(serving)
     if serves == {IS_TARGET} and complete and not unproved and _target_proved(plan, serving, now, run):
         return HELD if failed or len(serving) < len(hosts) else REACHED
     if serves == {IS_BEFORE} and complete and not unproved and not rolled_back:
@@ -129,7 +134,8 @@ def _result(
         if _before_proved(plan, serving, progress, now):
             return RESTORED
     # What was never touched is as it was, be it nothing at all; but no run says of two releases that one serves.
-    return UNRESOLVED if touched or unproved or quiesced or len(serves - {IS_UNKNOWN}) > 1 else FAILED
+    doubtful = unproved or lacking or len(serves - {IS_UNKNOWN}) > 1
+    return UNRESOLVED if touched or quiesced or doubtful else FAILED
 
 
 def _target_proved(
@@ -184,6 +190,9 @@ def _serves(
 ) -> str:
     entry = plan["hosts"][host]
     concerned = {name: planned for name, planned in entry["services"].items() if planned["part"] in plan["moves"]}
+    if not entry["services"]:
+        # It serves nobody, whatever comes of it.
+        return IS_EITHER
     if not services:
         if mark["touched"] or entry["stop_writers"] or not plan["moves"]:
             return IS_UNKNOWN

@@ -130,6 +130,11 @@ DEFAULTS = {
     "rollback_failed_migrations": "fail",
     "rollback_on_failure": "auto",
     "rollback_backup": True,
+    "rollback_image_source": "registry",
+    "rollback_frontend_source": "image",
+    "rollback_switch": "stop_first",
+    "rollback_max_failed": 1,
+    "rollback_min_serving": "50%",
 }
 
 
@@ -201,6 +206,8 @@ def _plan_host(
             "build_id": artifact["target_build_id"] if artifact is not None else None,
             "local": artifact is not None or bool(service.get("target_local")),
             "before": release_of(service) if running else "not running",
+            # The same, but of a run that is taken up again what it was before its first change.
+            "before_release": release_of(service) if running else "not running",
             "before_image_id": running.get("image_id") or "",
             "before_build_id": service.get("build_id") or "",
             "before_state": running.get("state") or "absent",

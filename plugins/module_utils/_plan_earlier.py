@@ -13,7 +13,7 @@ from typing import Any, Mapping, Sequence
 from ansible_collections.connectin.rollback.plugins.module_utils import _rollout
 
 # What a plan keeps of a service as it was before the first change.
-_BEFORE = ("before_image_id", "before_build_id", "before_state", "before_health")
+_BEFORE = ("before_release", "before_image_id", "before_build_id", "before_state", "before_health")
 
 
 def plan_to_keep(plan: Mapping[str, Any], host: str) -> dict[str, Any]:
@@ -61,13 +61,42 @@ def take_up(
     """Keep to what there was before the first change of this run, where an earlier try of it was interrupted.
 
     ``undone`` are the migrations that the run takes down, its earlier tries included, ``lost`` what that loses,
-    ``dumps`` where that can be had back from, ``before`` what was applied.
+    ``dumps`` where that can be had back from, ``before`` what was applied, ``stranded`` what the release from before
+    lacks since another run took it down.
     """
     database["undone"] = [choice["name"] for choice in database["down"]]
     database["lost"] = list(database["price"])
     database["dumps"] = [database["backup"]["path"]] if database["backup"] else []
-    if not earlier:
-        return
+    if earlier:
+        _take_over(hosts, database, good, earlier)
+    database["stranded"] = _stranded(hosts, database, good)
+
+
+def _stranded(
+    hosts: Mapping[str, Mapping[str, Any]], database: Mapping[str, Any], good: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return the migrations that the checkouts have and the database has no more, where no API ran before the run.
+
+    One that ran did so on this schema, and may again.
+    """
+    apis = {
+        host: [service for service in entry["services"].values() if service["part"] == "application"]
+        for host, entry in hosts.items()
+    }
+    if any(service["before_state"] != "absent" for services in apis.values() for service in services):
+        return []
+    known = {
+        name for host, services in apis.items() if services for name in good[host]["git"].get("head_migrations") or ()
+    }
+    return [name for name in database["rolled_back"] if name in known and name not in database["undone"]]
+
+
+def _take_over(
+    hosts: Mapping[str, dict[str, Any]],
+    database: dict[str, Any],
+    good: Mapping[str, Mapping[str, Any]],
+    earlier: Mapping[str, Any],
+) -> None:
     was = earlier["database"]
     gone = [name for name in was["undone"] if name not in database["undone"]]
     database["undone"] += gone

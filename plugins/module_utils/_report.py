@@ -176,7 +176,7 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
                 entry["before"],
                 entry["target"],
                 "; ".join(f"{name} {text}" for name, text in entry["now"].items()) or "-",
-                "yes" if entry["in_rotation"] else "no",
+                _rotation(entry),
             ]
             for host, entry in result["hosts"].items()
         ]
@@ -198,11 +198,16 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _rotation(entry: Mapping[str, Any]) -> str:
+    """Return whether users reach a host: ``yes``, ``no``, or that the load balancer did not say."""
+    return "not known" if entry["unsure"] else "yes" if entry["in_rotation"] else "no"
+
+
 def headline(result: Mapping[str, Any]) -> str:
     """Return in one line which release serves users now, and where."""
     hosts = result["hosts"]
-    serving = [host for host, entry in hosts.items() if entry["in_rotation"]]
-    others = [host for host in hosts if host not in serving]
+    serving = [host for host, entry in hosts.items() if entry["in_rotation"] and not entry["unsure"]]
+    others = [host for host, entry in hosts.items() if not entry["in_rotation"]]
     before = ", ".join(dict.fromkeys(entry["before"] for host, entry in hosts.items() if host in serving))
     held = f" Out of rotation: {', '.join(others)}." if others else ""
     if result["result"] == _outcome.REACHED:
@@ -377,7 +382,7 @@ def report(result: Mapping[str, Any], plan: Mapping[str, Any], who: str, why: st
     ]
     lines += [
         f"| {host} | {entry['before']} | {'; '.join(f'{n} {t}' for n, t in entry['now'].items())} | "
-        f"{'yes' if entry['in_rotation'] else 'no'} |"
+        f"{_rotation(entry)} |"
         for host, entry in result["hosts"].items()
     ]
     lines += ["", "## Database", ""]

@@ -167,10 +167,13 @@ def _bad_target(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any
         return STOP, why
     if can_restore(plan, progress):
         return RESTORE, why
-    return (
-        STOP,
-        f"{why}; {plan['release']} already had traffic after data was lost, so the release from before is not put back",
+    stranded = plan["database"]["stranded"]
+    because = (
+        f"it needs {', '.join(stranded)}, which an earlier run took down"
+        if stranded
+        else f"{plan['release']} already had traffic after data was lost"
     )
+    return STOP, f"{why}; the release from before is not put back: {because}"
 
 
 def _breach(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]], why: str) -> tuple[str, str]:
@@ -185,7 +188,9 @@ def _breach(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]], 
 
 
 def can_restore(plan: Mapping[str, Any], progress: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Return whether finished hosts may go back: after data was lost, only before the target got traffic."""
+    """Return whether finished hosts may go back: to a schema that fits, and after data was lost only before traffic."""
+    if plan["database"]["stranded"]:
+        return False
     if not plan["database"]["undone"] or not plan["database"]["lost"]:
         return True
     return not any(mark["traffic"] and mark["touched"] for mark in progress.values())

@@ -200,6 +200,43 @@ def _next_command(run, host: str) -> list[str]:
 
 
 @pytest.mark.long
+def test_a_canary_that_fails_by_its_own_fault_is_held_and_another_host_is_the_canary(fleet, at):
+    at("v1.1.0")
+    with contextlib.ExitStack() as broken:
+        run = fleet.play_through({"batch 1 (": breaker(fleet, broken, engine_stopped, "app1")}, ROLLBACK, **ONLINE)
+        assert "batch 1 (canary): app1" in run.text and "batch 2 (canary): app2" in run.text, run.text
+        assert_one_release_serves(fleet, "v1.0.0", run, "held", held=["app1"], lost=["app1"], **REACHED)
+    fleet.eventually(lambda: fleet.health("app1")[0] == 200)
+
+    again = fleet.run(_next_command(run, "app1"))
+
+    assert_one_release_serves(fleet, "v1.0.0", again, "reached", **REACHED)
+
+
+@pytest.mark.long
+def test_more_hosts_than_may_fail_send_the_others_back_also_those_that_users_had_reached(fleet, at):
+    at("v1.1.0")
+    with contextlib.ExitStack() as broken:
+        run = fleet.play_through(
+            {
+                "batch 2 (": breaker(fleet, broken, engine_stopped, "app2"),
+                "batch 3 (": breaker(fleet, broken, sick_target, "app3"),
+            },
+            ROLLBACK,
+            **ONLINE,
+            **IMPATIENT,
+        )
+        assert "more than rollback_max_failed (1)" in run.text, run.text
+        # The engine that does not answer cannot be sent back: its host stays out of rotation.
+        assert_one_release_serves(fleet, "v1.1.0", run, "restored", held=["app2"], lost=["app2"], **REACHED)
+    fleet.eventually(lambda: fleet.health("app2")[0] == 200)
+
+    again = fleet.play(ROLLBACK, **ONLINE)
+
+    assert_one_release_serves(fleet, "v1.0.0", again, "reached", **REACHED)
+
+
+@pytest.mark.long
 def test_an_engine_that_stops_and_a_target_that_is_sick_on_one_host_are_held_and_the_others_serve(fleet, at):
     at("v1.1.0")
     before = fleet.fingerprint()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 
 from fleet import CHECKOUT
 from test_refusals import LOCK
@@ -93,7 +95,36 @@ def test_a_plan_that_was_approved_is_kept_to(fleet, at):
     (digest,) = set(
         re.findall(r"^ +plan ([0-9a-f]{16})$", fleet.play("rollback_plan.yml", release="v1.0.0").text, re.M)
     )
+    # What serves no more is no other plan; another commit under the tag is.
     fleet.shell("app2", "cd /srv/connectin; docker compose stop web")
-    other = fleet.play("rollback_full.yml", release="v1.0.0", rollback_plan_digest="0" * 16)
-    assert other.rc != 0 and "[plan_changed]" in other.text, other.text
     assert fleet.play("rollback_plan.yml", release="v1.0.0", rollback_plan_digest=digest).rc == 0
+    with moved_tag(fleet, "app2"):
+        other = fleet.play("rollback_full.yml", release="v1.0.0", rollback_plan_digest=digest)
+    assert other.rc != 0 and "[plan_changed]" in other.text, other.text
+
+
+@contextlib.contextmanager
+def moved_tag(fleet, host: str) -> Iterator[None]:
+    """Somebody has the target's tag name another commit on one host."""
+    git = "git -C /srv/connectin"
+    fleet.shell(host, f"{git} tag --force v1.0.0 v1.1.0^{{}}")
+    try:
+        yield
+    finally:
+        fleet.shell(host, f"runuser -u deploy -- {git} fetch --quiet --tags --force origin")
+
+
+def test_a_world_that_moves_while_the_run_is_prepared_stops_it_before_anything_is_switched(fleet, at):
+    at("v1.1.0")
+    before = {host: fleet.shell(host, "docker ps --no-trunc --quiet | sort") for host in fleet.hosts}
+    with contextlib.ExitStack() as moved:
+        run = fleet.play_until(
+            "] Prepare", lambda: moved.enter_context(moved_tag(fleet, "app2")), "rollback_full.yml", release="v1.0.0"
+        )
+        assert run.rc == 2, run.text
+        assert "changed while the rollback was being prepared; nothing users see was changed" in run.text, run.text
+        assert "no host was switched" in run.text
+        assert {host: fleet.shell(host, "docker ps --no-trunc --quiet | sort") for host in fleet.hosts} == before
+        for host in fleet.hosts:
+            assert "lock.json" not in fleet.shell(host, "ls /var/lib/connectin-rollback")
+    assert fleet.play("rollback_full.yml", release="v1.0.0").rc == 0

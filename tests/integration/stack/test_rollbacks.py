@@ -278,6 +278,9 @@ def test_what_a_rollback_loses_is_dumped_twice_and_comes_back_by_the_documented_
     fleet.shell("app2", f"rm {lock}")
     assert held.rc != 0 and "ann" in held.text and "app2" in held.text, held.text
     assert fleet.query("select * from reactions") == []
+    # A rollback that was interrupted keeps its lock, which says where it goes.
+    taken = restore_command(fleet, RESTORE_LOST, full["id"], "-e", f"rollback_resume={record['outcome']['run_id']}")
+    assert taken.rc != 0 and "is no restore" in taken.text, taken.text
     put_back = restore_command(fleet, RESTORE_LOST, full["id"])
     assert put_back.rc == 0, put_back.text
     assert fleet.query("select * from reactions order by id") == reactions

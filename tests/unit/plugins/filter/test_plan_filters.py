@@ -309,6 +309,8 @@ def test_a_fleet_that_runs_one_release_well_can_be_recorded():
     stacks = {"app1": healthy(), "app2": healthy()}
     assert filters.adoption_doubts(stacks, "", "good") == []
     assert filters.adoption_doubts(stacks, "v1.1.0", "good") == []
+    # One that only runs the database's part runs no release.
+    assert filters.adoption_doubts({**stacks, "db1": {**healthy(), "services": {}}}, "", "good") == []
 
 
 def with_service(**changes) -> dict:

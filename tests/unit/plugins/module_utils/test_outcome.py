@@ -101,6 +101,7 @@ def test_a_run_without_failures_reached_its_target_on_every_host():
         "now": {"api": "v1.1.0 running 200", "web": "v1.1.0 running 200"},
         "serves": "target",
         "in_rotation": True,
+        "unsure": False,
         "status": "done",
         "reasons": [],
         "next": "",
@@ -127,6 +128,14 @@ def test_a_host_that_was_drained_before_is_given_back_only_where_something_can_d
     result = came(made=made)
     assert result["result"] == expected
     assert result["hosts"]["app2"]["in_rotation"] is hooks
+
+
+def test_a_host_that_only_runs_the_database_s_part_serves_nobody_and_is_no_doubt():
+    before = {"app1": read("v1.2.0"), "db1": read("v1.2.0", services=())}
+    made = plan(before)
+    assert made["hosts"]["db1"]["change"], "its checkout is"
+    now = {"app1": read(), "db1": read(services=())}
+    assert came(now, made=made)["result"] == "reached"
 
 
 # Held
@@ -440,6 +449,24 @@ def test_a_host_that_is_out_of_rotation_without_a_reason_has_a_next_command_too(
 def test_when_the_fleet_is_on_two_releases_the_hosts_on_the_older_one_have_a_next_command():
     result = came(two(read(), read("v1.2.0")), two(DONE, PENDING), {}, end="stop")
     assert (result["result"], result["hosts"]["app2"]["next"]) == ("unresolved", f"mend the cause, then: {AGAIN}")
+
+
+@pytest.mark.parametrize(("others", "expected"), [("serve", "restored"), ("are alike", "unresolved")])
+def test_a_host_that_no_load_balancer_says_is_back_in_rotation_is_no_proof_that_somebody_serves(others, expected):
+    unsure = mark("restored", unsure=True)
+    marks = two(unsure, PENDING if others == "serve" else unsure)
+    result = came(two(read("v1.2.0"), read("v1.2.0")), marks, {"app1": FAULT}, end="restore")
+    assert result["result"] == expected
+    assert "app1" in "".join(line for line in _report.outcome_lines(result) if line.endswith("not known"))
+    assert result["hosts"]["app1"]["next"]
+
+
+@pytest.mark.parametrize(("second", "expected"), [(PENDING, "failed"), (mark("failed", unsure=True), "unresolved")])
+def test_a_host_that_was_not_touched_may_be_out_of_rotation_when_it_could_not_be_given_back(second, expected):
+    first = mark("failed", fault="rotation", touched=False, traffic=False, unsure=True)
+    marks = two(first, {**second, "touched": False, "traffic": False})
+    result = came(two(read("v1.2.0"), read("v1.2.0")), marks, {"app1": FAULT}, end="stop")
+    assert result["result"] == expected
 
 
 def test_a_host_that_was_restored_and_did_not_fail_has_nothing_to_be_typed_for():

@@ -54,6 +54,7 @@ def test_a_plan_says_what_changes_on_every_host():
             "build_id": None,
             "local": False,
             "before": "v1.2.0",
+            "before_release": "v1.2.0",
             "before_image_id": "sha256:" + "1" * 64,
             "before_build_id": "",
             "before_state": "running",
@@ -491,7 +492,25 @@ def test_what_was_set_for_this_run_is_kept_for_the_commands_that_follow():
         "rollback_failed_migrations": "fail",
         "rollback_drained": "",
         "rollback_hosts": "",
+        "rollback_database_runner": "",
+        "rollback_image_source": "registry",
+        "rollback_switch": "stop_first",
+        "rollback_max_failed": 1,
+        "rollback_min_serving": "50%",
     }
-    made = plan(again={**unset, "rollback_transaction": "each", "rollback_backup": False})
-    assert made["again"] == {"rollback_transaction": "each", "rollback_backup": "False"}
+    made = plan(
+        again={
+            **unset,
+            "rollback_transaction": "each",
+            "rollback_backup": False,
+            "rollback_frontend_source": "artifact",
+            "rollback_max_failed": 2,
+        }
+    )
+    assert made["again"] == {
+        "rollback_transaction": "each",
+        "rollback_backup": "False",
+        "rollback_frontend_source": "artifact",
+        "rollback_max_failed": "2",
+    }
     assert plan(again={**unset, "rollback_transaction": "all", "rollback_backup": True})["again"] == {}

@@ -53,6 +53,33 @@ def test_a_run_that_was_killed_when_the_target_ran_everywhere_goes_on_until_it_i
     assert plan(readings, applied)["changed"] is True
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "checkout", "expected"),
+    [
+        pytest.param(None, None, [RENAMED["name"]], [RENAMED["name"]], id="nobody runs what needs it"),
+        pytest.param(None, None, [INIT, POSTS], [], id="the checkout does not need it"),
+        pytest.param("running", None, [RENAMED["name"]], [], id="one ran on this schema before"),
+    ],
+)
+def test_what_another_run_took_down_and_the_release_from_before_needs_is_known(first, second, checkout, expected):
+    readings = {"app1": stack(), "app2": stack()}
+    for reading, api in zip(readings.values(), (first, second)):
+        reading["git"]["head_migrations"] = checkout
+        if api is None:
+            reading["services"]["api"]["running"] = None
+    gone = migration(RENAMED["name"], state="rolled_back", has_down=True)
+    made = plan(readings, history(migration(INIT), migration(POSTS), gone))
+    assert (made["database"]["undone"], made["database"]["stranded"]) == ([], expected)
+
+
+def test_what_the_run_itself_took_down_can_be_taken_forward_again():
+    assert taken_up()["database"]["stranded"] == []
+
+
+def test_of_a_run_that_is_taken_up_again_the_build_from_before_its_first_change_is_known():
+    assert taken_up()["hosts"]["app1"]["services"]["web"]["before_release"] == "v1.2.0"
+
+
 def test_a_run_that_was_not_begun_before_has_nothing_to_take_up():
     made = plan()
     assert made["database"]["undone"] == [choice["name"] for choice in made["database"]["down"]]

@@ -316,6 +316,15 @@ def test_where_some_hosts_were_at_the_target_already_the_others_are_not_put_back
     assert judged(fleet("both", "both", "both", "both"), h2="host", h3="host") == "restore"
 
 
+def test_on_a_schema_that_lacks_what_the_release_from_before_needs_nobody_goes_back():
+    plan = fleet("both", "both")
+    assert judged(plan, h1="target") == "restore"
+    plan["database"]["stranded"] = [RENAMED["name"]]
+    assert judged(plan, h1="target") == "stop"
+    why = _rollout.judge(plan, progress(plan, h1="target"))[1]
+    assert f"it needs {RENAMED['name']}, which an earlier run took down" in why
+
+
 def test_hosts_whose_parts_do_not_move_are_no_fleet_that_was_begun_already():
     plan = fleet("api", "web", "web", "web", parts=("frontend",), min_serving="100%")
     assert plan["hosts"]["h1"]["change"] is False
@@ -337,8 +346,8 @@ def test_hosts_whose_parts_do_not_move_are_no_fleet_that_was_begun_already():
         (
             {"undo": True, "lossy": True, "on_failure": "restore"},
             {"h1": "done", "h2": "host"},
-            "h2 failed, and rollback_on_failure is restore; v1.1.0 already had traffic after data was lost, so the "
-            "release from before is not put back",
+            "h2 failed, and rollback_on_failure is restore; the release from before is not put back: v1.1.0 already "
+            "had traffic after data was lost",
         ),
     ],
 )
