@@ -71,7 +71,7 @@ class Git:
             head_tags=tuple(name for name, commit, peeled in tags if head and head in (commit, peeled)),
             branch=branch.strip() if rc_branch == 0 else "",
             tags=tuple(name for name, _commit, _peeled in tags),
-            changed=changed_paths(self._output("status", "--porcelain", "-z", "--untracked-files=no")),
+            changed=self._changed(),
         )
 
     def commit_of(self, tag: str) -> str:
@@ -88,47 +88,73 @@ class Git:
         """Whether a commit is there."""
         return self._run(["cat-file", "-e", f"{commit}^{{commit}}"])[0] == 0
 
-    def go_to(self, where: str, detach: bool, discard: Sequence[str] = ()) -> None:
-        """Put the tracked files in ``discard`` (from the top) back, then check out a branch or, detached, a commit."""
-        if discard:
-            self._output("checkout", "--quiet", "HEAD", "--", *(f":(top,literal){path}" for path in discard))
-        self._output("checkout", "--quiet", *(["--detach"] if detach else []), where, "--")
+    def go_to(self, found: Checkout, where: str, commit: str, discard: Sequence[str] = ()) -> None:
+        """Check out a branch, or detached the commit itself; whole, or not at all.
 
-    def advance(self, found: Checkout, commit: str, discard: Sequence[str] = ()) -> None:
-        """As go_to() a commit; where git fails midway (a full disk), put back what it began before GitError is raised.
-
-        ``found`` is the checkout as it stands.
+        ``found`` is the checkout as it stands, ``commit`` what ``where`` names, ``discard`` are tracked files (from the
+        top) that are put back first. Where git fails midway, as on a full disk, what it began is put back before
+        GitError is raised.
         """
-        listed = (
-            self._output("diff", "--name-only", "-z", "--no-renames", "--diff-filter=A", found.head, commit)
-            if found.head
-            else ""
-        )
-        # A file that is ignored now may lie where the commit has one: git replaces it, and nobody can bring it back.
-        new = [path for path in listed.split("\0") if path and not os.path.lexists(os.path.join(found.top, path))]
+        new = [path for path in self._added(found, commit) if not os.path.lexists(os.path.join(found.top, path))]
         try:
-            self.go_to(commit, detach=True, discard=discard)
+            if discard:
+                self._put_back(discard)
+            self._check_out(*(["--detach"] if where == commit else []), where, "--")
         except GitError as error:
             raise GitError(error.kind, str(error), left=self._go_back(found, new)) from error
 
+    def in_the_way(self, found: Checkout, commit: str) -> tuple[str, ...]:
+        """The files that no commit tracks now and the other one does. Those that are ignored git would overwrite."""
+        return tuple(
+            sorted(path for path in self._added(found, commit) if os.path.lexists(os.path.join(found.top, path)))
+        )
+
+    def _added(self, found: Checkout, commit: str) -> list[str]:
+        """The files, from the top, that a commit has and HEAD has not."""
+        if not found.head:
+            return self._output("ls-tree", "-r", "-z", "--name-only", "--full-tree", commit).split("\0")[:-1]
+        only = ["-r", "--name-only", "--no-renames", "--diff-filter=A"]
+        return self._output("diff-tree", *only, "-z", found.head, commit).split("\0")[:-1]
+
+    def _put_back(self, paths: Sequence[str]) -> None:
+        self._check_out("HEAD", "--", *(f":(top,literal){path}" for path in paths))
+
+    def _check_out(self, *args: str) -> None:
+        """git itself ends well where it could not write a file, and only says so."""
+        rc, _out, err = self._run(["checkout", "--quiet", *args])
+        problems = "\n".join(line for line in err.splitlines() if line.startswith("error: "))
+        if rc != 0 or problems:
+            raise GitError(
+                error_kind(err), first_lines(problems if rc == 0 else err) or f"git checkout ended with {rc}"
+            )
+
     def _go_back(self, found: Checkout, new: Sequence[str]) -> tuple[str, ...]:
-        """Make the tracked files those of HEAD again and remove the new ones; return the paths where that failed."""
+        """Undo what a checkout began, and nothing else; return the paths where that failed.
+
+        Not ``checkout --force``: that also undoes what somebody changed and git was told not to see.
+        """
+        rc, head, _err = self._run(["rev-parse", "--verify", "--quiet", "HEAD"])
+        if found.head and (rc != 0 or head.strip() != found.head):
+            back = ["symbolic-ref", "HEAD", f"refs/heads/{found.branch}"]
+            self._run(back if found.branch else ["update-ref", "--no-deref", "HEAD", found.head])
+            self._run(["reset", "--quiet"])
         for path in new:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(found.top, path))
                 os.removedirs(os.path.dirname(os.path.join(found.top, path)))
-        # It may put all files back and only then fail to write its index: what counts is what lies there.
-        self._run(["checkout", "--quiet", "--force"])
-        rc, porcelain, _err = self._run(["status", "--porcelain", "-z", "--untracked-files=no"])
-        there = [path for path in new if os.path.lexists(os.path.join(found.top, path))]
-        return (*(changed_paths(porcelain) if rc == 0 else ("what git cannot tell",)), *there)
+        with contextlib.suppress(GitError):
+            changed = self._changed()
+            if changed:
+                # It may put all files back and only then fail to write its index: what counts is what lies there.
+                self._put_back(changed)
+        left = [path for path in new if os.path.lexists(os.path.join(found.top, path))]
+        try:
+            return (*self._changed(), *left)
+        except GitError:
+            return ("what git cannot tell", *left)
 
-    def in_the_way(self, commit: str) -> tuple[str, ...]:
-        """The untracked files that a checkout of a commit would overwrite, which git refuses to do."""
-        loose = set(self._output("ls-files", "--others", "--exclude-standard", "-z").split("\0")) - {""}
-        if not loose:
-            return ()
-        return tuple(sorted(loose & set(self._output("ls-tree", "-r", "-z", "--name-only", commit).split("\0"))))
+    def _changed(self) -> tuple[str, ...]:
+        return changed_paths(self._output("status", "--porcelain", "-z", "--untracked-files=no"))
 
     def contents(self, commit: str, migrations_path: str) -> Contents:
         """The migrations and the npm scripts of a commit; '' as ``migrations_path`` asks for no migrations."""

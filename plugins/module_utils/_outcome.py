@@ -276,7 +276,8 @@ def again_command(plan: Mapping[str, Any], rolled_back: Sequence[str]) -> str:
         again += f" -e rollback_migrations={plan['policy']}"
     if plan["excluded"]:
         again += f" -e rollback_exclude={','.join(plan['excluded'])}"
-    again += "".join(f" -e {name}={value}" for name, value in plan["again"].items())
+    for name, value in plan["again"].items():
+        again += f" -e '{json.dumps({name: value})}'" if isinstance(value, list) else f" -e {name}={value}"
     if plan["database"]["price"] and not rolled_back:
         again += f" -e rollback_confirm_data_loss={plan['release']}"
     return again

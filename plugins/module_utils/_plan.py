@@ -89,7 +89,11 @@ def make_plan(
         "changed": undo or any(host["change"] for host in hosts.values()) or bool(earlier),
         # What a run has kept by itself a moment ago, when it plans again, is no earlier try.
         "resumed": bool(earlier) and options.resumes,
-        "again": {name: str(value) for name, value in options.again.items() if value != DEFAULTS.get(name, "")},
+        "again": {
+            name: list(value) if isinstance(value, (list, tuple)) else str(value)
+            for name, value in options.again.items()
+            if value != DEFAULTS.get(name, "")
+        },
         "candidates": [] if release else candidates(good, database),
     }
     plan["refusals"] += batch_refusals(plan)
@@ -135,6 +139,8 @@ DEFAULTS = {
     "rollback_switch": "stop_first",
     "rollback_max_failed": 1,
     "rollback_min_serving": "50%",
+    "rollback_batches": ["canary", "50%", "100%"],
+    "rollback_asset_overlap": 3600,
 }
 
 

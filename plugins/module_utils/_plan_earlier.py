@@ -115,7 +115,8 @@ def _take_over(
         entry["before_drained"] = found["before_drained"]
         entry["stop_writers"] = entry["stop_writers"] or (bool(gone) and found["stop_writers"])
         for name, service in entry["services"].items():
-            service.update({key: found["services"][name][key] for key in _BEFORE if name in found["services"]})
+            kept = found["services"].get(name) or {}
+            service.update({key: kept[key] for key in _BEFORE if key in kept})
             now = good[host]["services"].get(name) or {}
             nothing = service["before_state"] == "absent" and not now.get("running")
             if not nothing and not _rollout.runs_before(service, now, entry["before"]):

@@ -54,14 +54,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Move:
-    """What git has to do: ``discard`` are tracked files to put back first, ``to`` what to check out ('' for nothing).
-
-    ``detach`` tells that ``to`` is a commit and no branch.
-    """
+    """What git has to do: ``discard`` are tracked files to put back first, ``to`` what to check out, '' for nothing."""
 
     discard: tuple[str, ...] = ()
     to: str = ""
-    detach: bool = False
 
 
 def check_run(run_id: str) -> str:
@@ -113,7 +109,7 @@ def move(manifest: Manifest, head: str, branch: str, branch_commit: str, changed
     if head == manifest.head and (branch == manifest.branch or not returns):
         return Move()
     to = manifest.branch if returns else manifest.head
-    return Move(tuple(sorted(changed)) if head != manifest.head else (), to, detach=not returns)
+    return Move(tuple(sorted(changed)) if head != manifest.head else (), to)
 
 
 def log_lines(container: str, text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.connectin.rollback.plugins.module_utils import _env_file, _image_reference, _lock
+from ansible_collections.connectin.rollback.plugins.module_utils import _env_file, _git, _image_reference, _lock
 
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
@@ -386,6 +386,21 @@ def disk_refusal(root_dir: str, free_mb: int, min_free_mb: int) -> Refusal | Non
         "disk_full",
         f"{root_dir} has {free_mb} MB free, and pulling or building needs {min_free_mb} MB (rollback_min_free_mb)",
         "docker image prune (without -a: that would also delete the release to go back to)",
+    )
+
+
+def git_failure(error: _git.GitError, project_dir: str) -> str:
+    """What a git command that failed has left, and what to type."""
+    if error.left is None:
+        found = git_refusal(error.kind, str(error), project_dir)
+        return f"{found.message}. Nothing was changed. Next: {found.next}"
+    text = f"git could not move the checkout {project_dir}: {error}."
+    if not error.left:
+        return f"{text} All files are those of the commit that was checked out before"
+    more = f" and {len(error.left) - 5} more" if len(error.left) > 5 else ""
+    return (
+        f"{text} What it began could not be put back: {', '.join(error.left[:5])}{more} may be of another commit, cut "
+        f"off or gone. Mend what stopped git (df -h {project_dir}), then: git -C {project_dir} checkout --force"
     )
 
 

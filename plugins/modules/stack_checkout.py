@@ -11,9 +11,11 @@ version_added: 0.1.0
 description:
   - Checks out a commit that the checkout has already, detached. Nothing is fetched.
   - Tracked files that hold what this collection wrote there, as the ledger knows, are put back first. A file that
-    somebody else changed, or an untracked one in the way, stops the task before anything is changed.
+    somebody else changed stops the task before anything is changed, and so does one in the way that git does not track,
+    ignored or not.
   - Where git fails midway, for instance because the disk is full, the files of the commit that was checked out before
-    are put back and those that are new are removed. C(git checkout) itself leaves a mixture, and refuses the next one.
+    are put back and those that are new are removed; what this collection had written in them is gone then.
+    C(git checkout) itself leaves a mixture, and refuses the next one.
 author: ConnectIn operations (@connectin)
 options:
   project_dir:
@@ -121,7 +123,7 @@ def main() -> None:
     except (CheckoutError, _state_dir.StateDirError) as error:
         module.fail_json(msg=str(error))
     except _git.GitError as error:
-        module.fail_json(msg=failure(error, directory), left=list(error.left or ()))
+        module.fail_json(msg=_stack.git_failure(error, directory), left=list(error.left or ()))
     module.exit_json(**result)
 
 
@@ -146,7 +148,7 @@ def move(module: AnsibleModule, directory: str) -> dict[str, Any]:
     text = _state_dir.read_text(os.path.join(module.params["state_dir"], "ledger.jsonl")) or ""
     hashes = {path: _state_dir.sha256(os.path.join(found.top, path)) for path in found.changed}
     others = _git.foreign(hashes, _ledger.pinned(_ledger.parse(text).entries))
-    blocking = git.in_the_way(commit)
+    blocking = git.in_the_way(found, commit)
     refusals = [_stack.changes_refusal(others, directory)] if others else []
     refusals += [_stack.untracked_refusal(commit, blocking, directory)] if blocking else []
     if refusals:
@@ -154,7 +156,7 @@ def move(module: AnsibleModule, directory: str) -> dict[str, Any]:
         raise CheckoutError(f"Nothing was changed: {reasons}")
     result["discarded"] = sorted(found.changed)
     if not module.check_mode:
-        git.advance(found, commit, discard=result["discarded"])
+        git.go_to(found, commit, commit, discard=result["discarded"])
     return result
 
 
@@ -172,21 +174,6 @@ def reader(module: AnsibleModule, directory: str) -> _git.Git:
         )
 
     return _git.Git(run)
-
-
-def failure(error: _git.GitError, directory: str) -> str:
-    """What git's failure left, and what to type."""
-    if error.left is None:
-        refusal = _stack.git_refusal(error.kind, str(error), directory)
-        return f"{refusal.message}. Nothing was changed. Next: {refusal.next}"
-    if not error.left:
-        return f"git could not check out the target in {directory}: {error}. The checkout is as it was."
-    more = f" and {len(error.left) - 5} more" if len(error.left) > 5 else ""
-    return (
-        f"git could not check out the target in {directory}: {error}. It could not be put back either: "
-        f"{', '.join(error.left[:5])}{more} may be the target's, cut off or gone. Mend what stopped git (df -h "
-        f"{directory}), then: git -C {directory} checkout --force"
-    )
 
 
 if __name__ == "__main__":

@@ -897,13 +897,13 @@ class Reader:
         # Optional locks would let a mere reading rewrite the index.
         git = _git.Git(lambda args: self.run([program, "--no-optional-locks", "-C", self.directory, *args]))
         try:
-            self.take_checkout(git)
+            checkout = self.take_checkout(git)
             if self.result["target"]:
-                self.take_tag(git, program)
+                self.take_tag(git, program, checkout)
         except _git.GitError as error:
             self.refuse(_stack.git_refusal(error.kind, str(error), self.directory))
 
-    def take_checkout(self, git: _git.Git) -> None:
+    def take_checkout(self, git: _git.Git) -> _git.Checkout:
         found = self.result["git"]
         checkout = git.checkout()
         hashes = {path: _state_dir.sha256(os.path.join(checkout.top, path)) for path in checkout.changed}
@@ -922,15 +922,16 @@ class Reader:
             found["smoke"] = self.params["smoke_script"] in contents.scripts
             if contents.migrations is not None:
                 found["head_migrations"] = list(contents.migrations)
+        return checkout
 
-    def take_tag(self, git: _git.Git, program: str) -> None:
+    def take_tag(self, git: _git.Git, program: str, checkout: _git.Checkout) -> None:
         found, target = self.result["git"], self.result["target"]
         recorded = self.recorded().get("migrations")
         found["target_migrations"] = None if recorded is None else list(recorded)
         commit = git.commit_of(target)
         if commit:
             contents = git.contents(commit, self.params["migrations_path"])
-            blocking = git.in_the_way(commit) if commit != found["head"] else ()
+            blocking = git.in_the_way(checkout, commit) if commit != checkout.head else ()
             if blocking:
                 self.refuse(_stack.untracked_refusal(target, blocking, self.directory))
             found.update(target_commit=commit, target_local=True, smoke=self.params["smoke_script"] in contents.scripts)

@@ -451,14 +451,14 @@ class Snapshot:
                 f"{self.directory} does not have the commit {manifest.head} any more, which was checked out before. "
                 f"Nothing was changed. Get it with: git -C {self.directory} fetch origin {manifest.head}"
             )
-        blocking = git.in_the_way(manifest.head) if found.head != manifest.head else ()
+        blocking = git.in_the_way(found, manifest.head) if found.head != manifest.head else ()
         if blocking:
             raise _snapshot.SnapshotError(
                 f"{', '.join(blocking[:5])} in {self.directory} is tracked by no commit now, and would be overwritten. "
                 "Nothing was changed. Move it away, then run the same command again."
             )
         if not self.module.check_mode:
-            git.go_to(move.to, detach=move.detach, discard=move.discard)
+            git.go_to(found, move.to, manifest.head, discard=move.discard)
         return found.head, True
 
     def pins(self) -> set[str]:
@@ -574,8 +574,7 @@ def main() -> None:
     except (_snapshot.SnapshotError, _state_dir.StateDirError) as error:
         module.fail_json(msg=str(error), path=path)
     except _git.GitError as error:
-        refusal = _stack.git_refusal(error.kind, str(error), os.path.abspath(module.params["project_dir"]))
-        module.fail_json(msg=f"{refusal.message}. Next: {refusal.next}", path=path)
+        module.fail_json(msg=_stack.git_failure(error, os.path.abspath(module.params["project_dir"])), path=path)
     module.exit_json(**result)
 
 

@@ -484,6 +484,11 @@ def test_a_host_that_was_restored_and_did_not_fail_has_nothing_to_be_typed_for()
         ({"excluded": {"app3": "", "app4": ""}}, (RENAME,), f"{AGAIN} -e rollback_exclude=app3,app4"),
         ({"policy": "keep"}, (), f"{AGAIN} -e rollback_migrations=keep"),
         (
+            {"again": {"rollback_switch": "start_first", "rollback_batches": ["1", "100%"]}},
+            (RENAME,),
+            AGAIN + """ -e rollback_switch=start_first -e '{"rollback_batches": ["1", "100%"]}'""",
+        ),
+        (
             {"parts": ("application", "frontend"), "policy": "keep"},
             (),
             AGAIN + """ -e '{"rollback_parts": ["application", "frontend"]}' -e rollback_migrations=keep""",

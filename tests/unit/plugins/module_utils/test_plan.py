@@ -497,6 +497,8 @@ def test_what_was_set_for_this_run_is_kept_for_the_commands_that_follow():
         "rollback_switch": "stop_first",
         "rollback_max_failed": 1,
         "rollback_min_serving": "50%",
+        "rollback_batches": ["canary", "50%", "100%"],
+        "rollback_writer_services": "",
     }
     made = plan(
         again={
@@ -505,6 +507,7 @@ def test_what_was_set_for_this_run_is_kept_for_the_commands_that_follow():
             "rollback_backup": False,
             "rollback_frontend_source": "artifact",
             "rollback_max_failed": 2,
+            "rollback_writer_services": ["api", "worker"],
         }
     )
     assert made["again"] == {
@@ -512,5 +515,6 @@ def test_what_was_set_for_this_run_is_kept_for_the_commands_that_follow():
         "rollback_backup": "False",
         "rollback_frontend_source": "artifact",
         "rollback_max_failed": "2",
+        "rollback_writer_services": ["api", "worker"],
     }
     assert plan(again={**unset, "rollback_transaction": "all", "rollback_backup": True})["again"] == {}

@@ -35,6 +35,7 @@ SWITCH_FAULTS = (
     "crash",
     "sick, and stays",
     "no drain",
+    "away for a moment",
     "no undrain",
     "no undrain, and stays",
     "unjudged",
@@ -138,6 +139,7 @@ class Fleet:
     marks: dict = field(default_factory=dict)
     failures: dict = field(default_factory=dict)
     tried: Counter = field(default_factory=Counter)
+    asked: Counter = field(default_factory=Counter)
     forward: bool = False
 
     def __post_init__(self):
@@ -163,12 +165,19 @@ class Fleet:
     def drain(self, host: str) -> bool:
         if self.hosts[host].fault == "no drain":
             return False
+        # The load balancer is away until it is asked for the third time.
+        if self.hosts[host].fault == "away for a moment" and self.asked[host] < 2:
+            self.asked[host] += 1
+            return False
         self.hosts[host].out = True
         return True
 
     def undrain(self, host: str) -> bool:
         """Return whether the load balancer says so; where it does not, it may have done it all the same."""
         fault = self.hosts[host].fault
+        if fault == "away for a moment" and self.asked[host] < 2:
+            self.asked[host] += 1
+            return False
         self.hosts[host].out = fault == "no undrain, and stays"
         return not fault.startswith("no undrain")
 
@@ -205,7 +214,8 @@ class Fleet:
             if self.hooks and not self.drain(host):
                 self.marks[host] = {**begun, "status": "failed", "fault": "rotation"}
                 self.fail(host, "Switch")
-                if not begun["drained"] and not self.undrain(host):
+                began_out = begun["drained"] or self.plan["hosts"][host]["before_drained"]
+                if not began_out and not self.undrain(host):
                     self.marks[host] = {**self.marks[host], "unsure": True}
                 continue
             self.marks[host] = {**begun, "touched": True, "drained": self.hooks}
@@ -266,7 +276,7 @@ class Fleet:
 
     def restore(self, host: str, mark: dict, state: Host) -> bool:
         drained = mark["drained"] or (self.hooks and self.drain(host))
-        self.marks[host] = {**mark, "drained": drained}
+        self.marks[host] = {**mark, "drained": drained, "unsure": mark.get("unsure", False) and not drained}
         if not state.reachable or state.full or not state.engine:
             return False
         state.configured = self.snapshots[host]
@@ -278,7 +288,7 @@ class Fleet:
         state.state, state.sick = "running", state.fault.startswith("no restore")
         if _rollout.restore_doubts(self.plan, host, state.reading()):
             return False
-        self.marks[host] = {**self.marks[host], "status": "restored", "drained": False}
+        self.marks[host] = {**self.marks[host], "status": "restored", "drained": False, "unsure": False}
         if self.hooks and not self.undrain(host):
             self.fail(host, "Restore")
             self.marks[host] = {**self.marks[host], "unsure": True}
@@ -457,6 +467,7 @@ def test_whatever_fails_on_a_fleet_of_three_to_ten_the_end_is_as_it_is_told(seed
         (["sick", "", ""], {"database": "lossy", "hooks": False}, "unresolved"),
         (["no drain", "", ""], {}, "failed"),
         (["no drain", "", ""], {"database": "down"}, "restored"),
+        (["away for a moment", "", ""], {"database": "down"}, "restored"),
         (["", "", "no undrain"], {}, "held"),
         (["", "", "lost at the end"], {}, "unresolved"),
         (["sick", "", ""], {"on_failure": "hold"}, "restored"),
@@ -478,6 +489,7 @@ def test_a_fleet_of_three_comes_to_the_best_end_that_can_be_had(faults, changes,
         (["target", "target", "held"], ["", "", "disk"], "held"),
         (["target", "target", "held"], ["", "", "sick"], "held"),
         (["target", "target", "held"], ["", "", "no drain"], "held"),
+        (["target", "target", "held"], ["", "", "away for a moment"], "held"),
         (["target", "before", "before"], ["", "", ""], "reached"),
         # Two fail: the one that was there already goes on alone, since the other release would not serve alone.
         (["target", "before", "before"], ["", "disk", "disk"], "held"),

@@ -49,9 +49,9 @@ def test_evidence_of_a_later_try_lies_beside_the_first():
         ("c1", "", "c1", snapshot.Move((), "main")),
         ("c1", "", "c9", snapshot.Move()),
         ("c2", "", "c1", snapshot.Move(("a", "b"), "main")),
-        ("c2", "", "c9", snapshot.Move(("a", "b"), "c1", detach=True)),
-        ("c2", "", "", snapshot.Move(("a", "b"), "c1", detach=True)),
-        ("c2", "main", "c2", snapshot.Move(("a", "b"), "c1", detach=True)),
+        ("c2", "", "c9", snapshot.Move(("a", "b"), "c1")),
+        ("c2", "", "", snapshot.Move(("a", "b"), "c1")),
+        ("c2", "main", "c2", snapshot.Move(("a", "b"), "c1")),
     ],
 )
 def test_the_checkout_goes_back_to_the_branch_only_where_that_is_the_same_commit(head, branch, branch_commit, move):
@@ -60,7 +60,7 @@ def test_the_checkout_goes_back_to_the_branch_only_where_that_is_the_same_commit
 
 def test_a_checkout_that_was_detached_goes_back_detached():
     detached = snapshot.Manifest("c1")
-    assert snapshot.move(detached, "c2", "main", "", []) == snapshot.Move((), "c1", detach=True)
+    assert snapshot.move(detached, "c2", "main", "", []) == snapshot.Move((), "c1")
 
 
 def test_each_line_of_a_log_names_its_container():

@@ -13,6 +13,7 @@ from ansible_collections.connectin.rollback.plugins.module_utils import _ledger
 from ansible_collections.connectin.rollback.plugins.modules import stack_checkout
 from checkouts import commit, git
 
+GIT = shutil.which("git")
 PINNED = "image: r/api:v2@sha256:1\n"
 
 
@@ -133,7 +134,7 @@ def test_where_git_fails_midway_the_checkout_is_as_it_was_and_the_next_try_gets_
     smudge(project, "[ %f$x != zv1 ] || { echo 'No space left on device' >&2; exit 1; }")
     code, result = run()
     assert (code, result["left"]) == (1, []), result
-    assert "No space left on device" in result["msg"] and "The checkout is as it was" in result["msg"]
+    assert "No space left on device" in result["msg"] and "All files are those of" in result["msg"]
     files, folders, status, branch = world(project)
     assert (status, branch.strip()) == ("", "refs/heads/main")
     assert set(files.values()) == {"v2\n", ".env\n", "SECRET=hunter2\n"} and folders == [".git"]
@@ -156,7 +157,7 @@ def test_what_cannot_be_put_back_is_named_with_the_command_that_does(project, ru
     smudge(project, f"[ %f != z ] || : >{full}; [ ! -e {full} ] || exit 1")
     code, result = run()
     assert (code, result["left"]) == (1, ["a", "compose.yml", "m", "new", "z"])
-    assert "a, compose.yml, m, new, z may be the target's" in result["msg"]
+    assert "could not be put back: a, compose.yml, m, new, z may be of another commit" in result["msg"]
     command = f"git -C {project} checkout --force"
     assert result["msg"].endswith(command)
     smudge(project, ":")
@@ -164,13 +165,53 @@ def test_what_cannot_be_put_back_is_named_with_the_command_that_does(project, ru
     assert world(project)[2] == "" and run()[1]["changed"]
 
 
-def test_a_file_that_git_ignores_is_not_removed_when_the_checkout_did_not_come_to_it(project, run):
+@pytest.mark.parametrize("check", [False, True])
+def test_a_file_that_git_ignores_and_would_overwrite_is_in_the_way_too(project, run, check):
     (project / ".git" / "info" / "exclude").write_text("old\n")
     (project / "old").mkdir()
     (project / "old" / "file").write_text("mine\n")
-    smudge(project, "[ %f != a ] || exit 1")
-    assert run()[0] == 1
-    assert (project / "old" / "file").read_text() == "mine\n"
+    code, result = run(check=check)
+    assert code == 1 and "Nothing was changed" in result["msg"] and "old/file" in result["msg"]
+    assert (project / "old" / "file").read_text() == "mine\n" and (project / "a").read_text() == "v2\n"
+
+
+def test_a_file_that_git_could_not_write_is_a_failure_although_git_ends_well(project, run, tmp_path):
+    commit(project, "v3", big="x" * 200_000, new="v3\n")
+    git(project, "checkout", "-q", "-b", "serving", "v2")
+    before, target = world(project), id_of(project, "v3")
+    limited = tmp_path / "bin" / "git"
+    limited.unlink()
+    limited.write_text(f'#!/bin/sh\ntrap "" XFSZ; ulimit -f 100; exec {GIT} "$@"\n')
+    limited.chmod(0o755)
+    assert git(project, "checkout", "--detach", "v3")[0] == 0, "git itself says that all is well"
+    assert git(project, "checkout", "--force", "serving")[0] == 0
+    code, result = run(commit=target)
+    assert (code, result["left"]) == (1, []), result
+    assert "unable to write file big" in result["msg"]
+    assert world(project) == before and id_of(project, "HEAD") == id_of(project, "v2")
+
+
+def test_what_git_was_told_not_to_see_is_not_lost_where_git_refuses(project, run):
+    git(project, "update-index", "--assume-unchanged", "a")
+    (project / "a").write_text("mine\n")
+    before = world(project)
+    code, result = run()
+    assert (code, result["left"], world(project)) == (1, [], before)
+    assert "would be overwritten" in result["msg"]
+
+
+@pytest.mark.parametrize("branch", [True, False])
+def test_where_a_hook_fails_once_git_is_there_the_checkout_goes_back_all_the_same(project, run, branch):
+    if not branch:
+        git(project, "checkout", "-q", "--detach")
+    before, head = world(project), id_of(project, "HEAD")
+    hook = project / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 3\n")
+    hook.chmod(0o755)
+    code, result = run()
+    assert (code, result["left"]) == (1, []), result
+    assert (world(project), id_of(project, "HEAD")) == (before, head)
 
 
 def test_a_folder_that_is_no_checkout_is_told(project, run, tmp_path):

@@ -254,6 +254,22 @@ def test_an_untracked_file_in_the_way_is_named_before_anything_changes(host, run
     assert (whole(host / "srv"), where(host)) == now
 
 
+def test_where_git_fails_midway_on_the_way_back_no_mixture_is_left(host, run):
+    run()
+    switch(host)
+    srv = host / "srv"
+    (srv / ".git" / "info" / "attributes").write_text("README filter=disk\n")
+    for way, script in (("clean", ":"), ("smudge", "[ $x != v2 ] || exit 1")):
+        git(srv, "config", f"filter.disk.{way}", f"read x; {script}; printf %s $x")
+    git(srv, "config", "filter.disk.required", "true")
+    head = where(host)
+    code, result = run("restored")
+    assert code == 1 and "All files are those of the commit that was checked out before" in result["msg"], result
+    assert (where(host), git(srv, "status", "--porcelain", "--untracked-files=no")) == (head, "")
+    git(srv, "config", "filter.disk.smudge", "read x; printf %s $x")
+    assert run("restored")[0] == 0 and (srv / "README").read_text() == "v2"
+
+
 def test_a_branch_that_went_on_is_left_alone_and_the_commit_is_checked_out(host, run):
     run()
     head, _branch = where(host)
