@@ -115,12 +115,14 @@ def assert_one_release_serves(
     target: str,
     held: Collection[str] = (),
     lost: Collection[str] = (),
+    unsure: Collection[str] = (),
     parts: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> None:
     """At the end of a run the release serves users, on every host but those held, and the run says so.
 
     ``schema`` is the release that the database's catalog has to be that of, ``target`` where the run wanted to go.
     ``lost`` are those of the ``held`` hosts that cannot be looked at, or may run anything and keep the lock.
+    ``unsure`` are hosts of which the load balancer did not tell the run that it gave them back.
     ``parts`` are the services of the hosts that do not have all of them.
     """
     headline, status = ENDS[end]
@@ -132,7 +134,7 @@ def assert_one_release_serves(
     _assert_rotation(fleet, release, serving, held)
     assert fleet.catalog() == fleet.catalog(f"connectin_ref_{schema.replace('.', '_')}")
     if end != "reached":
-        _assert_table(fleet, run, target, held)
+        _assert_table(fleet, run, target, held, unsure)
 
 
 def _assert_hosts(fleet: Fleet, release: str, serving: Mapping[str, Collection[str]], held: Collection[str]) -> None:
@@ -178,9 +180,9 @@ def _assert_rotation(fleet: Fleet, release: str, serving: Mapping[str, Collectio
     assert release in SICK or set(pages) == {(200, release)}, pages
 
 
-def _assert_table(fleet: Fleet, run: Run, target: str, held: Collection[str]) -> None:
+def _assert_table(fleet: Fleet, run: Run, target: str, held: Collection[str], unsure: Collection[str]) -> None:
     for host in fleet.hosts:
-        rows = re.findall(rf"^ +{host} +\S.* {re.escape(target)} .* (yes|no) *$", run.text, re.MULTILINE)
-        assert rows == ["no" if host in held else "yes"], (host, rows, run.text)
+        rows = re.findall(rf"^ +{host} +\S.* {re.escape(target)} .* (yes|no|not known) *$", run.text, re.MULTILINE)
+        assert rows == ["not known" if host in unsure else "no" if host in held else "yes"], (host, rows, run.text)
         if host in held:
             assert re.search(rf"^ +{host}: .+\n(?: .*\n)*? +next: .+", run.text, re.MULTILINE), run.text
