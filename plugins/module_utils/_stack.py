@@ -396,7 +396,10 @@ def git_failure(error: _git.GitError, project_dir: str) -> str:
         return f"{found.message}. Nothing was changed. Next: {found.next}"
     text = f"git could not move the checkout {project_dir}: {error}."
     if not error.left:
-        return f"{text} All files are those of the commit that was checked out before"
+        return (
+            f"{text} All files are those of the commit that was checked out before. Mend what stopped git "
+            f"(df -h {project_dir}), then run the same command again"
+        )
     more = f" and {len(error.left) - 5} more" if len(error.left) > 5 else ""
     return (
         f"{text} What it began could not be put back: {', '.join(error.left[:5])}{more} may be of another commit, cut "

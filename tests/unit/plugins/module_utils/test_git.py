@@ -154,3 +154,9 @@ def test_a_package_without_scripts_has_none(package):
 
 def test_a_message_is_short_and_without_prefix():
     assert _git.first_lines("warning: a\n\nfatal: b\nhint: c\n") == "warning: a; b"
+
+
+def test_only_what_is_known_is_ours():
+    changed = {"pinned.yml": "pp", "docker-compose.yml": "aa", "edited.yml": "ee", "deleted.yml": ""}
+    assert _git.foreign(changed, {"pp", "aa"}) == ["deleted.yml", "edited.yml"]
+    assert _git.foreign({"deleted.yml": ""}, {""}) == ["deleted.yml"]

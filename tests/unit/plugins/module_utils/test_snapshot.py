@@ -42,6 +42,11 @@ def test_evidence_of_a_later_try_lies_beside_the_first():
     assert snapshot.beside({"containers.log", "containers-2.log"}, "containers", ".log") == "containers-3.log"
 
 
+def test_the_hashes_of_a_manifest_are_those_of_files_that_were_there():
+    kept = (snapshot.KeptFile("/srv/.env", "1-env", "aa"), snapshot.KeptFile("/srv/gone"))
+    assert snapshot.Manifest(files=kept).hashes() == {"aa"}
+
+
 @pytest.mark.parametrize(
     ("head", "branch", "branch_commit", "move"),
     [

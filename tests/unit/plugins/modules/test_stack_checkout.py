@@ -134,7 +134,11 @@ def test_where_git_fails_midway_the_checkout_is_as_it_was_and_the_next_try_gets_
     smudge(project, "[ %f$x != zv1 ] || { echo 'No space left on device' >&2; exit 1; }")
     code, result = run()
     assert (code, result["left"]) == (1, []), result
-    assert "No space left on device" in result["msg"] and "All files are those of" in result["msg"]
+    assert (
+        "No space left on device" in result["msg"]
+        and "All files are those of" in result["msg"]
+        and "df -h" in result["msg"]
+    )
     files, folders, status, branch = world(project)
     assert (status, branch.strip()) == ("", "refs/heads/main")
     assert set(files.values()) == {"v2\n", ".env\n", "SECRET=hunter2\n"} and folders == [".git"]
